@@ -1,0 +1,274 @@
+package placement
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/powerd/powerd/cpufreq"
+	"github.com/powerd/powerd/internal/cpuset"
+	"github.com/powerd/powerd/internal/units"
+)
+
+// cubic is an ideal scaled-voltage core of n OPPs up to 2 GHz: dynamic power
+// peak s^3, static power on top.
+func cubic(n int, peak, static units.Power) cpufreq.Curve {
+	var c cpufreq.Curve
+	for i := 1; i <= n; i++ {
+		s := float64(i) / float64(n)
+		c.OPPs = append(c.OPPs, cpufreq.OPP{Frequency: units.Frequency(2e6 * s), Speed: s, Dynamic: peak * units.Power(s*s*s), Static: static})
+	}
+	return c
+}
+
+// clusters is a machine of so many clusters of so many cores, one clock and one
+// cache a cluster.
+func clusters(n, cores int, curve cpufreq.Curve, shared units.Power) Machine {
+	var m Machine
+	for k := range n {
+		cpus := cpuset.Range(cpuset.CPU(k*cores), cpuset.CPU(k*cores+cores-1))
+		m.Domains = append(m.Domains, Domain{Policies: []units.PolicyID{units.PolicyID(k * cores)}, CPUs: cpus, Curve: curve,
+			Sleep: 10 * units.Milliwatt, CanSleep: true, CPUBound: 1, Ceiling: 2 * units.GHz, Floor: curve.OPPs[0].Frequency})
+		m.Islands = append(m.Islands, Island{Name: fmt.Sprintf("cluster %d", k), CPUs: cpus, Awake: shared})
+		m.Groups = append(m.Groups, cpus)
+		for c := range cpus.All() {
+			m.Cores = append(m.Cores, Core{CPUs: cpuset.Of(c), Domain: k, Capacity: 1})
+		}
+	}
+	return m
+}
+
+func contain(m Machine, class string, demands ...float64) []Container {
+	var out []Container
+	for i, d := range demands {
+		out = append(out, Container{ID: fmt.Sprintf("%s/%d", class, i), Class: class, Demand: d, Allowed: m.Online(), CanPlace: true, CanLimit: true})
+	}
+	return out
+}
+
+func energyClass() Policy {
+	return Policy{Headroom: 0.8, Classes: []Class{{Name: "batch", Objective: Energy}}}
+}
+
+// With static power P0 and dynamic power b s^3, the critical speed is
+// (P0/2b)^(1/3) (energy.md 1.1). P0 = 0.864 W, b = 2 W: s = 0.6 when a core works
+// alone, so the band is at 0.6 x 2 GHz.
+func TestCriticalBand(t *testing.T) {
+	m := clusters(2, 4, cubic(10, 2*units.Watt, 0.874*units.Watt), 0)
+	plan := Decide(Input{Policy: energyClass(), Machine: m, Containers: contain(m, "batch", 0.3)})
+	b := plan.Bands[0]
+	if b.FloorKHz != 1_200_000 || b.CeilingKHz != 1_200_000 || b.CriticalKHz != 1_200_000 {
+		t.Errorf("band %d-%d, critical %d: %s", b.FloorKHz, b.CeilingKHz, b.CriticalKHz, b.Reason)
+	}
+	if idle := plan.Bands[1]; idle.FloorKHz != 1_200_000 || idle.CeilingKHz != 2_000_000 {
+		t.Errorf("a domain without a class has band %d-%d", idle.FloorKHz, idle.CeilingKHz)
+	}
+}
+
+// The lecture's rows: fixed voltage and sleep runs at maximum; no sleep runs at
+// the slowest that keeps up.
+func TestLectureRows(t *testing.T) {
+	fixed := cubic(10, 0, 1*units.Watt)
+	for i := range fixed.OPPs {
+		fixed.OPPs[i].Dynamic = 2 * units.Watt * units.Power(fixed.OPPs[i].Speed) // V fixed: linear in f
+	}
+	m := clusters(1, 4, fixed, 0)
+	if b := Decide(Input{Policy: energyClass(), Machine: m, Containers: contain(m, "batch", 0.3)}).Bands[0]; b.FloorKHz != 2_000_000 {
+		t.Errorf("fixed voltage and sleep: floor %d", b.FloorKHz)
+	}
+	m = clusters(1, 1, cubic(10, 2*units.Watt, 0.874*units.Watt), 0)
+	m.Domains[0].CanSleep = false
+	b := Decide(Input{Policy: energyClass(), Machine: m, Containers: contain(m, "batch", 0.3)}).Bands[0]
+	// 0.3 of a core at 80 % headroom needs speed 0.375: 0.4.
+	if b.CeilingKHz != 800_000 {
+		t.Errorf("scaled voltage, no sleep: ceiling %d: %s", b.CeilingKHz, b.Reason)
+	}
+}
+
+func TestBoundHolds(t *testing.T) {
+	slow := 0.25
+	p := energyClass()
+	p.Classes[0].MaxSlowdown = &slow
+	m := clusters(1, 4, cubic(10, 2*units.Watt, 0.1*units.Watt), 0)
+	b := Decide(Input{Policy: p, Machine: m, Containers: contain(m, "batch", 0.3)}).Bands[0]
+	if b.CeilingKHz != 1_600_000 { // 1/0.8 = 1.25
+		t.Errorf("ceiling %d: %s", b.CeilingKHz, b.Reason)
+	}
+}
+
+// A cluster with dear shared power is worth keeping asleep; with none, and a
+// tight clock, spreading over both lowers the frequency.
+func TestPackOrSpread(t *testing.T) {
+	for _, tt := range []struct {
+		shared units.Power
+		want   int // clusters used
+	}{{2 * units.Watt, 1}, {0, 2}} {
+		m := clusters(2, 2, cubic(10, 2*units.Watt, 0.05*units.Watt), tt.shared)
+		plan := Decide(Input{Policy: energyClass(), Machine: m, Containers: contain(m, "batch", 0.5, 0.5)})
+		used := 0
+		for _, g := range m.Groups {
+			if g.Overlaps(plan.Pools[0].CPUs) {
+				used++
+			}
+		}
+		if used != tt.want {
+			t.Errorf("shared %v: %d clusters, want %d: %s", tt.shared, used, tt.want, plan.Pools[0].Reason)
+		}
+	}
+}
+
+func TestLatencyKeepsItsMaximum(t *testing.T) {
+	wake := 100 * time.Microsecond
+	p := Policy{Headroom: 0.8, Classes: []Class{{Name: "batch", Objective: Energy}, {Name: "web", Objective: Latency, Priority: 1, MaxWakeLatency: &wake}}}
+	m := clusters(2, 4, cubic(10, 2*units.Watt, 0.874*units.Watt), 0.5*units.Watt)
+	plan := Decide(Input{Policy: p, Machine: m, Containers: append(contain(m, "batch", 0.5), contain(m, "web", 0.5)...)})
+	byClass := map[string]Pool{}
+	for _, pool := range plan.Pools {
+		byClass[pool.Class] = pool
+	}
+	if byClass["web"].CPUs.Overlaps(byClass["batch"].CPUs) {
+		t.Errorf("classes share cpus: %v and %v", byClass["web"].CPUs, byClass["batch"].CPUs)
+	}
+	for _, b := range plan.Bands {
+		if b.CPUs.Overlaps(byClass["web"].CPUs) && b.CeilingKHz != 2_000_000 {
+			t.Errorf("a latency class has ceiling %d", b.CeilingKHz)
+		}
+	}
+	if len(plan.Idle) != 1 || !plan.Idle[0].CPUs.Equal(byClass["web"].CPUs) || plan.Idle[0].MaxExit != wake {
+		t.Errorf("idle bounds %+v", plan.Idle)
+	}
+}
+
+func TestLimitGrowsAsTheClockFalls(t *testing.T) {
+	limit := 0.3
+	p := energyClass()
+	p.Classes[0].CPULimit = &limit
+	m := clusters(1, 4, cubic(10, 2*units.Watt, 0.874*units.Watt), 0)
+	plan := Decide(Input{Policy: p, Machine: m, Containers: contain(m, "batch", 5)})
+	if got := *plan.Assignments[0].Limit; math.Abs(got-0.5) > 1e-9 { // 0.3 cores at 0.6 speed
+		t.Errorf("limit %g cpus, want 0.5: %s", got, plan.Assignments[0].Reason)
+	}
+}
+
+// random makes any machine, policy and load.
+func random(rng *rand.Rand) Input {
+	curve := cubic(1+rng.IntN(12), units.Power(rng.Float64()*4e6), units.Power(rng.Float64()*1e6))
+	m := clusters(1+rng.IntN(4), 1+rng.IntN(8), curve, units.Power(rng.Float64()*3e6))
+	if rng.IntN(2) == 0 { // the first cluster is a small kind
+		for i := range m.Cores {
+			if m.Cores[i].Domain == 0 {
+				m.Cores[i].Capacity = 0.4
+			}
+		}
+		m.Domains[0].Curve = cubic(1+rng.IntN(8), units.Power(rng.Float64()*1e6), units.Power(rng.Float64()*1e5))
+	}
+	for i := range m.Domains {
+		m.Domains[i].CanSleep = rng.IntN(5) > 0
+		m.Domains[i].CPUBound = 0.3 + 0.7*rng.Float64()
+		if rng.IntN(8) == 0 {
+			m.Domains[i].Curve = cpufreq.Curve{}
+		}
+	}
+	keep := m.Cores[:0:0]
+	for _, c := range m.Cores { // some are offline
+		if len(keep) == 0 || rng.IntN(6) > 0 {
+			keep = append(keep, c)
+		}
+	}
+	m.Cores = keep
+	p := Policy{Headroom: 0.5 + 0.5*rng.Float64()}
+	var cs []Container
+	for i := range 1 + rng.IntN(4) {
+		c := Class{Name: fmt.Sprint("class", i), Objective: []Objective{Energy, Latency}[rng.IntN(2)], Priority: rng.IntN(2)}
+		if rng.IntN(2) == 0 {
+			v := rng.Float64()
+			c.MaxSlowdown = &v
+		}
+		if rng.IntN(2) == 0 {
+			v := 0.1 + 3*rng.Float64()
+			c.CPULimit = &v
+		}
+		if rng.IntN(2) == 0 {
+			v := time.Duration(rng.IntN(300)) * time.Microsecond
+			c.MaxWakeLatency = &v
+		}
+		p.Classes = append(p.Classes, c)
+		for range rng.IntN(5) {
+			ct := contain(m, c.Name, rng.ExpFloat64())[0]
+			ct.ID = fmt.Sprint(c.Name, "/", len(cs))
+			ct.CanPlace, ct.CanLimit = rng.IntN(6) > 0, rng.IntN(6) > 0
+			if rng.IntN(4) == 0 {
+				ct.Allowed = cpuset.Of(cpuset.CPU(rng.IntN(40)), cpuset.CPU(rng.IntN(40)))
+			}
+			cs = append(cs, ct)
+		}
+	}
+	return Input{Policy: p, Machine: m, Containers: cs, Other: rng.Float64()}
+}
+
+func TestProperties(t *testing.T) {
+	for seed := range uint64(3000) {
+		in := random(rand.New(rand.NewPCG(seed, 7)))
+		plan := Decide(in)
+		if diff := cmp.Diff(plan, Decide(in)); diff != "" {
+			t.Fatalf("seed %d: not deterministic: %s", seed, diff)
+		}
+		online := in.Machine.Online()
+		if len(plan.Assignments) != len(in.Containers) {
+			t.Fatalf("seed %d: %d assignments for %d containers", seed, len(plan.Assignments), len(in.Containers))
+		}
+		allowed := map[string]cpuset.Set{}
+		for _, c := range in.Containers {
+			allowed[c.ID] = c.Allowed
+		}
+		for _, a := range plan.Assignments {
+			if a.CPUs != nil && (a.CPUs.Empty() || !a.CPUs.SubsetOf(online.Intersect(allowed[a.ID]))) {
+				t.Fatalf("seed %d: %s gets cpus %q of online %q, allowed %q", seed, a.ID, a.CPUs, online, allowed[a.ID])
+			}
+			if a.Limit != nil && !(*a.Limit > 0) {
+				t.Fatalf("seed %d: %s gets limit %g", seed, a.ID, *a.Limit)
+			}
+			if a.Reason == "" {
+				t.Fatalf("seed %d: %s has no reason", seed, a.ID)
+			}
+		}
+		for _, b := range plan.Bands {
+			if b.Floor > b.Ceiling || b.Floor == 0 || b.Reason == "" {
+				t.Fatalf("seed %d: band %+v", seed, b)
+			}
+		}
+		var bound cpuset.Set
+		for _, b := range plan.Idle {
+			if b.CPUs.Overlaps(bound) {
+				t.Fatalf("seed %d: cpus %q have two bounds", seed, b.CPUs.Intersect(bound))
+			}
+			bound = bound.Union(b.CPUs)
+		}
+		if math.IsNaN(float64(plan.Power)) || plan.Power < 0 {
+			t.Fatalf("seed %d: power %g", seed, float64(plan.Power))
+		}
+		again := Decide(in.With(plan))
+		ignore := cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".Reason" || p.Last().String() == ".Mode" }, cmp.Ignore())
+		if diff := cmp.Diff(plan, again, ignore); diff != "" {
+			t.Fatalf("seed %d: deciding again changes the plan: %s", seed, diff)
+		}
+	}
+}
+
+func BenchmarkDecide(b *testing.B) {
+	m := clusters(16, 8, cubic(16, 4*units.Watt, 0.5*units.Watt), 5*units.Watt)
+	p := Policy{Headroom: 0.8, Classes: []Class{{Name: "batch", Objective: Energy}, {Name: "web", Objective: Latency}}}
+	in := Input{Policy: p, Machine: m}
+	for i := range 200 {
+		in.Containers = append(in.Containers, contain(m, []string{"batch", "web"}[i%2], 0.2)[0])
+		in.Containers[i].ID = fmt.Sprint(i)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		Decide(in)
+	}
+}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// newRootCmd puts the commands together. Each lives in the file of its name.
+func newRootCmd(u *ui) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "powerd",
+		Short:         "The fewest joules for the work, within each container's bound",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          noSuchCommand,
+		// Typing errors of up to two letters are worth a guess.
+		SuggestionsMinimumDistance: 2,
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usage(fmt.Errorf("cannot read the command line: %v", err), "`"+cmd.CommandPath()+" --help` lists the flags")
+	})
+	root.AddCommand(
+		newInspectCmd(u),
+	)
+	return root
+}
+
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := "`powerd --help` lists the commands"
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = "did you mean `powerd " + near[0] + "`?"
+	}
+	return usage(fmt.Errorf("cannot run %q: there is no such command", args[0]), hint)
+}
+
+// noArgs refuses arguments of a command that takes flags only.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return usage(fmt.Errorf("cannot read the command line: %s takes no argument, got %q", cmd.CommandPath(), args[0]),
+		"`"+cmd.CommandPath()+" --help` lists the flags")
+}
+
+// choice is the value of a flag that takes one of a few words.
+type choice struct {
+	value   string
+	choices []string
+}
+
+// outputFlag adds -o to a command; the first format is the default.
+func outputFlag(cmd *cobra.Command, formats ...string) *choice {
+	c := &choice{value: formats[0], choices: formats}
+	cmd.Flags().VarP(c, "output", "o", "format: "+strings.Join(formats, ", "))
+	return c
+}
+
+func (c *choice) String() string { return c.value }
+func (c *choice) Type() string   { return strings.Join(c.choices, "|") }
+func (c *choice) Set(s string) error {
+	if !slices.Contains(c.choices, s) {
+		return fmt.Errorf("want one of %s", strings.Join(c.choices, ", "))
+	}
+	c.value = s
+	return nil
+}

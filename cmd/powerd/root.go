@@ -25,6 +25,7 @@ func newRootCmd(u *ui) *cobra.Command {
 		return usage(fmt.Errorf("cannot read the command line: %v", err), "`"+cmd.CommandPath()+" --help` lists the flags")
 	})
 	root.AddCommand(
+		newCriticalCmd(u),
 		newInspectCmd(u),
 	)
 	return root

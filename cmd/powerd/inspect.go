@@ -1,9 +1,17 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
 
+	"github.com/powerd/powerd/containers"
+	"github.com/powerd/powerd/cpufreq"
+	"github.com/powerd/powerd/cstates"
+	"github.com/powerd/powerd/internal/cpuset"
+	"github.com/powerd/powerd/internal/energy"
 	"github.com/powerd/powerd/internal/sysfs"
+	"github.com/powerd/powerd/internal/topology"
 )
 
 func newInspectCmd(u *ui) *cobra.Command {
@@ -21,10 +29,11 @@ func newInspectCmd(u *ui) *cobra.Command {
 			return err
 		}
 		defer m.Close()
+		doc := inspect(m)
 		if output.value == "json" {
-			return u.json(m.Root())
+			return u.json(doc)
 		}
-		u.printf("%s\n", m.Root())
+		u.sections(doc.sections())
 		return nil
 	}
 	return cmd
@@ -32,9 +41,96 @@ func newInspectCmd(u *ui) *cobra.Command {
 
 // openMachine opens the machine below a folder.
 func openMachine(folder string) (*sysfs.Dir, error) {
+	const hint = "--root wants a folder that holds sys or proc, like / or an unpacked capture"
 	m, err := sysfs.Host(folder)
 	if err != nil {
-		return nil, withHint(err, "--root wants a folder that holds sys and proc, like / or an unpacked capture")
+		return nil, withHint(err, hint)
 	}
-	return m, nil
+	for _, dir := range []string{"sys", "proc", "cgroup"} {
+		if _, err := m.ReadDir(dir); err == nil {
+			return m, nil
+		}
+	}
+	m.Close()
+	return nil, withHint(fmt.Errorf("cannot open machine root: %s holds neither sys nor proc", folder), hint)
+}
+
+// A machine is all that inspect knows. Absent is null.
+type machine struct {
+	*topology.Topology
+	CPUFreq    *frequencies        `json:"cpufreq"`
+	CPUIdle    *cstates.System     `json:"cpuidle"`
+	Powercap   []energy.Zone       `json:"powercap"`
+	Energy     meters              `json:"energy"`
+	Supplies   []energy.Supply     `json:"power_supply"`
+	Thermal    *energy.Thermal     `json:"thermal"`
+	Hwmon      []energy.Chip       `json:"hwmon"`
+	Cgroup     *containers.Cgroups `json:"cgroup"`
+	Allowed    *cpuset.Set         `json:"self_cpus_allowed_list"`
+	Hypervisor *guest              `json:"hypervisor"`
+	Warnings   []sysfs.Warning     `json:"warnings"`
+}
+
+// frequencies adds to cpufreq which cpus it leaves out.
+type frequencies struct {
+	*cpufreq.System
+	Without *cpuset.Set `json:"online_cpus_without_policy"`
+}
+
+// meters are the places that tell energy, and those that powerd would use.
+type meters struct {
+	Meters []energy.Meter `json:"meters"`
+	Best   *energy.Source `json:"best"`
+}
+
+// guest is the hypervisor, and the controls that it keeps to itself.
+type guest struct {
+	topology.Hypervisor
+	Missing []string `json:"controls_missing"`
+}
+
+func inspect(fs sysfs.FS) *machine {
+	r := sysfs.NewReader(fs)
+	m := &machine{
+		Topology: topology.Read(r),
+		Powercap: energy.ReadZones(r),
+		Energy:   meters{Meters: energy.Discover(r)},
+		Supplies: energy.ReadSupplies(r),
+		Thermal:  energy.ReadThermal(r),
+		Hwmon:    energy.ReadChips(r),
+		Cgroup:   containers.ReadMode(r),
+		Allowed:  containers.SelfAllowed(r),
+	}
+	m.Energy.Best = energy.Best(m.Energy.Meters)
+	m.CPUIdle = cstates.Read(r, m.Online)
+	if f := cpufreq.Read(r); f != nil {
+		m.CPUFreq = &frequencies{System: f}
+		without := m.Online
+		for _, p := range f.Policies {
+			without = without.Minus(p.CPUs())
+		}
+		if !without.Empty() {
+			m.CPUFreq.Without = &without
+		}
+	}
+	if h := topology.ReadHypervisor(r); h != nil {
+		m.Hypervisor = &guest{*h, m.missing()}
+	}
+	m.Warnings = r.Warnings()
+	return m
+}
+
+// missing names the controls that real hardware of this kind would have.
+func (m *machine) missing() []string {
+	out := []string{}
+	if m.CPUFreq == nil || len(m.CPUFreq.Policies) == 0 {
+		out = append(out, "cpufreq: the clock is the host's")
+	}
+	if m.CPUIdle == nil || len(m.CPUIdle.Tables) == 0 {
+		out = append(out, "cpuidle: idle cpus go back to the host, which chooses how they sleep")
+	}
+	if m.Energy.Best == nil {
+		out = append(out, "energy: no meter, what the guest uses can only be modelled")
+	}
+	return out
 }

@@ -116,7 +116,7 @@ func inspect(fs sysfs.FS) *machine {
 	if h := topology.ReadHypervisor(r); h != nil {
 		m.Hypervisor = &guest{*h, m.missing()}
 	}
-	m.Warnings = r.Warnings()
+	m.Warnings = append([]sysfs.Warning{}, r.Warnings()...)
 	return m
 }
 
@@ -126,7 +126,8 @@ func (m *machine) missing() []string {
 	if m.CPUFreq == nil || len(m.CPUFreq.Policies) == 0 {
 		out = append(out, "cpufreq: the clock is the host's")
 	}
-	if m.CPUIdle == nil || len(m.CPUIdle.Tables) == 0 {
+	// haltpoll is the guest's way to give idle cpus back, not a state of hardware.
+	if m.CPUIdle == nil || len(m.CPUIdle.Tables) == 0 || text(m.CPUIdle.Driver) == "haltpoll" {
 		out = append(out, "cpuidle: idle cpus go back to the host, which chooses how they sleep")
 	}
 	if m.Energy.Best == nil {

@@ -45,6 +45,9 @@ func ReadHypervisor(r *sysfs.Reader) *Hypervisor {
 			}
 		}
 	}
+	if name == "" {
+		name, evidence = clockSource(r)
+	}
 	switch {
 	case info.guest && name == "":
 		return &Hypervisor{"unknown", "proc/cpuinfo flag hypervisor"}
@@ -55,4 +58,23 @@ func ReadHypervisor(r *sysfs.Reader) *Hypervisor {
 		return &Hypervisor{strings.TrimPrefix(strings.Trim(*s, "\x00"), "linux,"), "sys/firmware/devicetree/base/hypervisor/compatible"}
 	}
 	return nil
+}
+
+// clockSource names the hypervisor whose clock the kernel offers, from
+// "kvm-clock tsc hpet acpi_pm"; only its guests have it.
+func clockSource(r *sysfs.Reader) (name, evidence string) {
+	const file = "sys/devices/system/clocksource/clocksource0/available_clocksource"
+	if s := r.Text(file); s != nil {
+		for word := range strings.FieldsSeq(*s) {
+			switch {
+			case word == "kvm-clock":
+				return "kvm", file
+			case word == "xen":
+				return "xen", file
+			case strings.HasPrefix(word, "hyperv"):
+				return "hyperv", file
+			}
+		}
+	}
+	return "", ""
 }

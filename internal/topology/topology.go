@@ -237,9 +237,9 @@ func readSet(r *sysfs.Reader, dir string, names ...string) *cpuset.Set {
 
 // A place is what a cpu says about where it is.
 type place struct {
-	pkg, die, core               *int64
-	threads, inPackage, inDie    *cpuset.Set
-	inCluster, inBook, inDrawers *cpuset.Set
+	pkg, die, core              *int64
+	threads, inPackage          *cpuset.Set
+	inCluster, inBook, inDrawer *cpuset.Set
 }
 
 func (p place) empty() bool { return p == place{} }
@@ -255,10 +255,9 @@ func (t *Topology) readPlaces(r *sysfs.Reader, info cpuInfo) map[cpuset.CPU]plac
 			core:      r.Int(dir + "/core_id"),
 			threads:   readSet(r, dir, "core_cpus_list", "thread_siblings_list", "core_cpus", "thread_siblings"),
 			inPackage: readSet(r, dir, "package_cpus_list", "core_siblings_list", "package_cpus", "core_siblings"),
-			inDie:     readSet(r, dir, "die_cpus_list", "die_cpus"),
 			inCluster: readSet(r, dir, "cluster_cpus_list", "cluster_cpus"),
 			inBook:    readSet(r, dir, "book_siblings_list", "book_siblings"),
-			inDrawers: readSet(r, dir, "drawer_siblings_list", "drawer_siblings"),
+			inDrawer:  readSet(r, dir, "drawer_siblings_list", "drawer_siblings"),
 		}
 		hasCore = hasCore || p.core != nil || p.threads != nil
 		hasInfo = hasInfo || info.core[c] != nil
@@ -299,7 +298,7 @@ func (t *Topology) group(places map[cpuset.CPU]place) {
 	packages := map[int64]cpuset.Set{}
 	dies := map[dieKey]cpuset.Set{}
 	cores := map[coreKey]cpuset.Set{}
-	var threads, siblings, dieMasks, clusters, books, drawers masks
+	var threads, siblings, clusters, books, drawers masks
 	var strangers cpuset.Set
 	for c := range t.Online.All() {
 		p := places[c]
@@ -321,10 +320,9 @@ func (t *Topology) group(places map[cpuset.CPU]place) {
 		}
 		threads.add(p.threads, t.Online)
 		siblings.add(p.inPackage, t.Online)
-		dieMasks.add(p.inDie, t.Online)
 		clusters.add(p.inCluster, t.Online)
 		books.add(p.inBook, t.Online)
-		drawers.add(p.inDrawers, t.Online)
+		drawers.add(p.inDrawer, t.Online)
 	}
 	if !strangers.Empty() {
 		t.Strangers = &strangers
@@ -341,17 +339,10 @@ func (t *Topology) group(places map[cpuset.CPU]place) {
 		n := len(packages)
 		t.PackageCount = &n
 	}
-	if len(dieMasks.sets) > 0 {
-		for _, s := range dieMasks.sets {
-			p := places[s.Min()]
-			t.Dies = append(t.Dies, Die{units.PackageID(orUnknown(p.pkg)), orUnknown(p.die), s})
-		}
-	} else {
-		for k, s := range dies {
-			t.Dies = append(t.Dies, Die{units.PackageID(k.pkg), k.id, s})
-		}
-		slices.SortFunc(t.Dies, func(a, b Die) int { return int(a.CPUs.Min() - b.CPUs.Min()) })
+	for k, s := range dies {
+		t.Dies = append(t.Dies, Die{units.PackageID(k.pkg), k.id, s})
 	}
+	slices.SortFunc(t.Dies, func(a, b Die) int { return byLowest(a.CPUs, b.CPUs) })
 	t.Clusters, t.Books, t.Drawers = clusters.sets, books.sets, drawers.sets
 
 	t.Cores = threads.sets

@@ -535,10 +535,10 @@ func (d *decider) assign(m member, c candidate, cpus cpuset.Set, placeable bool)
 		}
 		if m.CPULimit != nil && ct.CanLimit {
 			speed := c.capacity / float64(len(c.cores))
-			limit := *m.CPULimit / speed
-			a.Reason += fmt.Sprintf("; limit of %.3g cores is %.3g cpus at this speed", *m.CPULimit, limit)
-			if limit >= float64(cpus.Len()) {
-				limit = math.Inf(1)
+			limit := Limit(*m.CPULimit / speed)
+			a.Reason += fmt.Sprintf("; limit of %.3g cores is %.3g cpus at this speed", *m.CPULimit, float64(limit))
+			if limit >= Limit(cpus.Len()) {
+				limit = Limit(math.Inf(1))
 				a.Reason += ", more than it has: no throttling"
 			}
 			a.Limit = &limit

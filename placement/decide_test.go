@@ -149,7 +149,7 @@ func TestLimitGrowsAsTheClockFalls(t *testing.T) {
 	p.Classes[0].CPULimit = &limit
 	m := clusters(1, 4, cubic(10, 2*units.Watt, 0.874*units.Watt), 0)
 	plan := Decide(Input{Policy: p, Machine: m, Containers: contain(m, "batch", 5)})
-	if got := *plan.Assignments[0].Limit; math.Abs(got-0.5) > 1e-9 { // 0.3 cores at 0.6 speed
+	if got := float64(*plan.Assignments[0].Limit); math.Abs(got-0.5) > 1e-9 { // 0.3 cores at 0.6 speed
 		t.Errorf("limit %g cpus, want 0.5: %s", got, plan.Assignments[0].Reason)
 	}
 }
@@ -230,7 +230,7 @@ func TestProperties(t *testing.T) {
 				t.Fatalf("seed %d: %s gets cpus %q of online %q, allowed %q", seed, a.ID, a.CPUs, online, allowed[a.ID])
 			}
 			if a.Limit != nil && !(*a.Limit > 0) {
-				t.Fatalf("seed %d: %s gets limit %g", seed, a.ID, *a.Limit)
+				t.Fatalf("seed %d: %s gets limit %g", seed, a.ID, float64(*a.Limit))
 			}
 			if a.Reason == "" {
 				t.Fatalf("seed %d: %s has no reason", seed, a.ID)

@@ -1,7 +1,9 @@
 package placement
 
 import (
+	"math"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/powerd/powerd/internal/cpuset"
@@ -25,10 +27,31 @@ type Assignment struct {
 	Class string `json:"class"`
 	// CPUs for cpuset.cpus; nil leaves, or puts back, what was there.
 	CPUs *cpuset.Set `json:"cpus"`
-	// Limit for cpu.max in cpus; nil leaves, or puts back, what was there.
-	// Infinite is written as "max".
-	Limit  *float64 `json:"limit_cpus"`
-	Reason string   `json:"reason"`
+	// Limit for cpu.max; nil leaves, or puts back, what was there.
+	Limit  *Limit `json:"limit_cpus"`
+	Reason string `json:"reason"`
+}
+
+// A Limit is cpu time in cpus; infinite is no limit, "max" in cpu.max and JSON.
+type Limit float64
+
+// MarshalText prints a limit.
+func (l Limit) MarshalText() ([]byte, error) {
+	if math.IsInf(float64(l), 1) {
+		return []byte("max"), nil
+	}
+	return strconv.AppendFloat(nil, float64(l), 'g', -1, 64), nil
+}
+
+// UnmarshalText reads what MarshalText prints.
+func (l *Limit) UnmarshalText(b []byte) error {
+	if string(b) == "max" {
+		*l = Limit(math.Inf(1))
+		return nil
+	}
+	v, err := strconv.ParseFloat(string(b), 64)
+	*l = Limit(v)
+	return err
 }
 
 // An IdleBound is how deep a cpu may sleep.
@@ -69,7 +92,7 @@ func (p Plan) Same(q Plan) bool {
 	return slices.EqualFunc(p.Bands, q.Bands, func(a, b Band) bool {
 		return a.Domain == b.Domain && a.Floor == b.Floor && a.Ceiling == b.Ceiling
 	}) && slices.EqualFunc(p.Assignments, q.Assignments, func(a, b Assignment) bool {
-		return a.ID == b.ID && same(a.CPUs, b.CPUs, cpuset.Set.Equal) && same(a.Limit, b.Limit, func(x, y float64) bool { return x == y })
+		return a.ID == b.ID && same(a.CPUs, b.CPUs, cpuset.Set.Equal) && same(a.Limit, b.Limit, func(x, y Limit) bool { return x == y })
 	}) && slices.EqualFunc(p.Idle, q.Idle, func(a, b IdleBound) bool {
 		return a.MaxExit == b.MaxExit && a.CPUs.Equal(b.CPUs)
 	}) && slices.Equal(p.DisableIdle, q.DisableIdle)

@@ -26,7 +26,11 @@ func newRootCmd(u *ui) *cobra.Command {
 	})
 	root.AddCommand(
 		newCriticalCmd(u),
+		newDaemonCmd(u),
 		newInspectCmd(u),
+		newPlanCmd(u),
+		newRestoreCmd(u),
+		newStatusCmd(u),
 	)
 	return root
 }

@@ -102,6 +102,20 @@ func (m Model) Error() float64 { return math.Sqrt(m.noise) }
 // Base is the machine's power with every core idle.
 func (m Model) Base() units.Power { return units.Power(math.Max(0, m.theta[0]) * m.unit) }
 
+// Near reports whether m and o price every amount of work alike, within a share
+// of each parameter.
+func (m Model) Near(o Model, within float64) bool {
+	if m.Trusted() != o.Trusted() || m.unit != o.unit {
+		return false
+	}
+	for i := range 3 {
+		if math.Abs(m.theta[i]-o.theta[i]) > within*math.Max(0.1, math.Abs(o.theta[i])) {
+			return false
+		}
+	}
+	return true
+}
+
 // Trusted reports whether there is enough to go by.
 func (m Model) Trusted() bool { return m.samples >= 10 && m.Error() < 0.25 }
 

@@ -1,0 +1,145 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/powerd/powerd/configs"
+	"github.com/powerd/powerd/containers"
+	"github.com/powerd/powerd/internal/energy"
+	"github.com/powerd/powerd/internal/sysfs"
+	"github.com/powerd/powerd/placement"
+)
+
+// Options are what a daemon is made from.
+type Options struct {
+	// FS is the machine, and Label its name for people ("host", "sim", a folder).
+	FS    sysfs.FS
+	Label string
+	// Journal takes every write. Nil is a dry run, in which writes are kept to
+	// an overlay.
+	Journal *sysfs.Journal
+	Config  configs.Config
+	// Platform prices the cores where firmware does not; nil without one.
+	Platform *energy.Platform
+}
+
+// A Daemon governs one machine. Its methods but Snapshot are for one goroutine.
+type Daemon struct {
+	label    string
+	fs       sysfs.FS
+	journal  *sysfs.Journal
+	dry      *sysfs.Overlay
+	config   configs.Config
+	globs    []containers.Glob
+	platform *energy.Platform
+	observer *observer
+	started  time.Time
+
+	ticks        int
+	rediscovered bool
+	mount        string
+	last         *Seen
+	model        model
+	ledger       energy.Ledger
+	lastInput    placement.Input
+	lastPlan     *placement.Plan
+	// held are the files that powerd does not write for now, by name.
+	held      map[string]*hold
+	suspects  []string
+	counters  Counters
+	published atomic.Pointer[Snapshot]
+}
+
+// Counters count what a daemon did since it started.
+type Counters struct {
+	Writes   int `json:"writes"`
+	Failures int `json:"write_failures"`
+	Drift    int `json:"drift"`
+	Decided  int `json:"decisions"`
+}
+
+// New returns a daemon. Nothing is read or written before the first Tick.
+func New(o Options) *Daemon {
+	d := &Daemon{label: o.Label, fs: o.FS, journal: o.Journal, config: o.Config, globs: o.Config.Globs(), platform: o.Platform,
+		held: map[string]*hold{}}
+	if d.journal == nil {
+		d.dry = sysfs.NewOverlay(o.FS)
+		d.fs = d.dry
+	}
+	d.observer = newObserver(d.fs)
+	return d
+}
+
+// Snapshot returns what the last tick published; nil before the first. It may be
+// called from any goroutine, and reading it has no effect on anything.
+func (d *Daemon) Snapshot() *Snapshot { return d.published.Load() }
+
+// Run ticks until the context ends. Ready is called after the first tick.
+func (d *Daemon) Run(ctx context.Context, ready func(*Snapshot)) {
+	ticker := time.NewTicker(d.config.Interval)
+	defer ticker.Stop()
+	ready(d.Tick(time.Now()))
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticker.C:
+			ready(d.Tick(now))
+		}
+	}
+}
+
+// Close puts every file back and lets go of the machine. It returns what became
+// of each file; an error if one could not be restored.
+func (d *Daemon) Close() ([]sysfs.Restored, error) {
+	d.observer.close()
+	if d.journal == nil {
+		return nil, nil
+	}
+	return Restore(d.journal, d.config.Reclaim)
+}
+
+// Restore puts back what a journal holds. The error joins every failure.
+func Restore(j *sysfs.Journal, reclaim bool) ([]sysfs.Restored, error) {
+	outcomes, err := j.Restore(reclaim)
+	errs := []error{err}
+	for _, o := range outcomes {
+		if o.Outcome == sysfs.OutcomeFailed {
+			errs = append(errs, fmt.Errorf("cannot restore %s: %s", o.File, o.Detail))
+		}
+	}
+	return outcomes, errors.Join(errs...)
+}
+
+// decide asks placement, unless nothing it goes by has changed.
+func (d *Daemon) decide(in placement.Input) *placement.Plan {
+	if d.lastPlan != nil && sameInput(d.lastInput, in) {
+		return d.lastPlan
+	}
+	plan := placement.Decide(in)
+	d.lastInput, d.lastPlan = in, &plan
+	d.counters.Decided++
+	return d.lastPlan
+}
+
+// cpuTime is the processor time this process has used.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// Look reads the machine once without deciding, so that the next Tick knows the
+// load in between.
+func (d *Daemon) Look(now time.Time) {
+	seen := d.observe(now)
+	d.model = d.model.learn(d.last, seen)
+	d.last = seen
+}

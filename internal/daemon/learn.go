@@ -1,0 +1,349 @@
+package daemon
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"github.com/powerd/powerd/configs"
+	"github.com/powerd/powerd/containers"
+	"github.com/powerd/powerd/cpufreq"
+	"github.com/powerd/powerd/internal/cpuset"
+	"github.com/powerd/powerd/internal/energy"
+	"github.com/powerd/powerd/internal/units"
+	"github.com/powerd/powerd/placement"
+)
+
+type cpuOPP = cpufreq.OPP
+
+// A model is what the daemon has learned. It is a value; learn returns a new one.
+type model struct {
+	power energy.Model
+	// shown is the power model that decisions go by, with its curves by domain:
+	// it follows power only when that has moved, so that a plan stands.
+	shown  energy.Model
+	curves []cpufreq.Curve
+	of     *Hardware
+	demand map[containers.ID]float64 // in cores of the fastest kind at their fastest
+	other  float64
+	// last is what happened in the last interval.
+	last interval
+}
+
+// An interval is what happened between two readings.
+type interval struct {
+	seconds units.Seconds
+	// busy is each domain's core-seconds of work by OPP, cost their price at the
+	// curve of the source.
+	busy [][]float64
+	cost []units.Cost
+	// speed is the mean speed of each domain's clock, relative to its fastest.
+	speed []float64
+	used  map[containers.ID]time.Duration
+	other units.Seconds // busy time in no container
+	// measured is what the meter counted, nil without one.
+	measured   *units.Energy
+	unmeasured string // why not
+}
+
+// between works out what happened from one reading to the next; ok is false if
+// the two cannot be compared (the first reading, cpus came or went, the clock
+// jumped back).
+func between(last, seen *Seen) (iv interval, ok bool) {
+	if last == nil || last.Hardware != seen.Hardware || !seen.At.After(last.At) {
+		return interval{}, false
+	}
+	h := seen.Hardware
+	iv.seconds = units.SecondsOf(seen.At.Sub(last.At))
+	n := len(h.Machine.Domains)
+	iv.busy, iv.cost, iv.speed = make([][]float64, n), make([]units.Cost, n), make([]float64, n)
+
+	// The share of each OPP in a domain's time: the kernel's count, or else the
+	// ceiling, for that is where busy cores are.
+	share := make([][]float64, n)
+	for i, p := range h.Policies {
+		d := h.domainOf[p.ID]
+		if opps := len(h.Machine.Domains[d].Curve.OPPs); share[d] == nil && opps > 0 {
+			share[d] = shares(last.Residency[i], seen.Residency[i], opps)
+			if share[d] == nil {
+				share[d] = make([]float64, opps)
+				at := slices.IndexFunc(h.Machine.Domains[d].Curve.OPPs, func(o cpuOPP) bool { return o.Frequency >= last.Limits[i].Max })
+				if at < 0 {
+					at = opps - 1
+				}
+				share[d][at] = 1
+			}
+		}
+	}
+	busyTotal := 0.0
+	for d, dom := range h.Machine.Domains {
+		iv.speed[d] = 1
+		busy := 0.0
+		for c := range dom.CPUs.All() {
+			if int(c) < len(seen.Busy) && int(c) < len(last.Busy) {
+				busy += math.Max(0, (seen.Busy[c] - last.Busy[c]).Seconds())
+			}
+		}
+		busy = math.Min(busy, float64(dom.CPUs.Len())*float64(iv.seconds))
+		busyTotal += busy
+		if share[d] == nil {
+			continue
+		}
+		iv.busy[d] = make([]float64, len(share[d]))
+		iv.speed[d] = 0
+		for i, s := range share[d] {
+			iv.busy[d][i] = busy * s
+			iv.cost[d] += dom.Curve.Power(i, dom.CPUBound, 1).Over(units.Seconds(busy * s))
+			iv.speed[d] += s / dom.Curve.Tau(i, dom.CPUBound)
+		}
+	}
+	iv.used = make(map[containers.ID]time.Duration, len(seen.Containers))
+	before := make(map[containers.ID]time.Duration, len(last.Containers))
+	for _, c := range last.Containers {
+		before[c.ID] = c.Stat.Usage
+	}
+	usedTotal := 0.0
+	for _, c := range seen.Containers {
+		was, known := before[c.ID]
+		if !known || c.Stat.Usage < was { // new, or another of the same name
+			was = max(0, c.Stat.Usage-time.Duration(float64(iv.seconds)*1e9)*time.Duration(max(1, h.Topology.Online.Len())))
+			if !known {
+				was = c.Stat.Usage
+			}
+		}
+		iv.used[c.ID] = c.Stat.Usage - was
+		usedTotal += iv.used[c.ID].Seconds()
+	}
+	iv.other = units.Seconds(math.Max(0, busyTotal-usedTotal))
+	if last.Meter != nil && seen.Meter != nil {
+		iv.measured, iv.unmeasured = h.Meter.Between(*last.Meter, *seen.Meter)
+	}
+	return iv, true
+}
+
+// shares returns each OPP's part of the time between two counts; nil where they
+// tell nothing.
+func shares(before, after []time.Duration, n int) []float64 {
+	if len(before) != n || len(after) != n {
+		return nil
+	}
+	out := make([]float64, n)
+	sum := 0.0
+	for i := range out {
+		out[i] = math.Max(0, (after[i] - before[i]).Seconds())
+		sum += out[i]
+	}
+	if sum <= 0 {
+		return nil
+	}
+	for i := range out {
+		out[i] /= sum
+	}
+	return out
+}
+
+// learn returns the model with what happened since the last reading.
+func (m model) learn(last, seen *Seen) (next model) {
+	next = model{power: m.power, shown: m.shown, curves: m.curves, of: m.of, demand: make(map[containers.ID]float64, len(seen.Containers)), other: m.other}
+	if next.power == (energy.Model{}) {
+		next.power = energy.NewModel(prior(seen.Hardware))
+	}
+	defer func() { next.price(seen.Hardware) }()
+	iv, ok := between(last, seen)
+	if !ok {
+		for _, c := range seen.Containers {
+			next.demand[c.ID] = m.demand[c.ID]
+		}
+		return next
+	}
+	next.last = iv
+	h := seen.Hardware
+	for _, c := range seen.Containers {
+		where := h.Topology.Online
+		if c.CPUs != nil && !c.CPUs.Empty() {
+			where = *c.CPUs
+		}
+		now := iv.used[c.ID].Seconds() / float64(iv.seconds) * h.speed(iv, where)
+		next.demand[c.ID] = follow(m.demand[c.ID], now)
+	}
+	next.other = follow(m.other, float64(iv.other/iv.seconds)*h.speed(iv, h.Topology.Online))
+	if iv.measured != nil {
+		s := energy.Sample{Seconds: iv.seconds, Energy: *iv.measured}
+		for d := range iv.busy {
+			for _, b := range iv.busy[d] {
+				s.Busy += units.Seconds(b)
+			}
+			s.Cost += iv.cost[d]
+		}
+		next.power = next.power.Learn(s)
+	}
+	return next
+}
+
+// price brings the curves up to date where the power model has moved by 2 %.
+func (m *model) price(h *Hardware) {
+	if m.of == h && m.power.Near(m.shown, 0.02) {
+		return
+	}
+	m.shown, m.of = m.power, h
+	m.curves = make([]cpufreq.Curve, len(h.Machine.Domains))
+	for i, d := range h.Machine.Domains {
+		m.curves[i] = m.shown.Curve(d.Curve)
+	}
+}
+
+// follow smooths demand: up at once, down slowly, and not at all for less than a
+// tenth, so that a plan stands while the load only flickers.
+func follow(was, now float64) float64 {
+	switch {
+	case now > was*1.1 || was == 0:
+		return now
+	case now < was*0.9:
+		next := 0.8*was + 0.2*now
+		if next < 0.005 {
+			return 0
+		}
+		return next
+	default:
+		return was
+	}
+}
+
+// prior is the power that the sources assume: of the machine with every core
+// idle, and of a core at its fastest.
+func prior(h *Hardware) (base, core units.Power) {
+	for _, c := range h.Machine.Cores {
+		d := h.Machine.Domains[c.Domain]
+		base += d.Sleep
+		if n := len(d.Curve.OPPs); n > 0 {
+			core = max(core, d.Curve.OPPs[n-1].Active())
+		}
+	}
+	for _, is := range h.Machine.Islands {
+		base += is.Asleep
+	}
+	return base, max(core, units.Milliwatt)
+}
+
+// speed is the mean speed of some cpus in an interval, in fastest cores.
+func (h *Hardware) speed(iv interval, cpus cpuset.Set) float64 {
+	sum, n := 0.0, 0
+	for _, c := range h.Machine.Cores {
+		if c.CPUs.Overlaps(cpus) {
+			sum += c.Capacity * iv.speed[c.Domain]
+			n++
+		}
+	}
+	if n == 0 {
+		return 1
+	}
+	return sum / float64(n)
+}
+
+// input is what to decide on: what was seen, priced with what was learned.
+func (m model) input(config configs.Config, seen *Seen) placement.Input {
+	h := seen.Hardware
+	in := placement.Input{Policy: config.Policy, Machine: h.Machine, Other: m.other}
+	in.Machine.Domains = slices.Clone(h.Machine.Domains)
+	for i := range in.Machine.Domains {
+		d := &in.Machine.Domains[i]
+		d.Curve = m.curves[i]
+		if m.shown.Trusted() && len(d.Curve.OPPs) > 0 {
+			d.Source += ", corrected by the meter"
+		}
+	}
+	for i, p := range h.Policies {
+		d := &in.Machine.Domains[h.domainOf[p.ID]]
+		d.Floor, d.Ceiling = seen.Limits[i].Min, seen.Limits[i].Max
+	}
+	for _, c := range seen.Containers {
+		pc := placement.Container{ID: string(c.ID), Class: c.Class, Demand: m.demand[c.ID], Allowed: c.Allowed,
+			CanPlace: c.CPUs != nil, CanLimit: c.Max != nil}
+		if c.CPUs != nil {
+			pc.CPUs = *c.CPUs
+		}
+		in.Containers = append(in.Containers, pc)
+	}
+	return in
+}
+
+// sameInput reports whether two inputs must give the same plan.
+func sameInput(a, b placement.Input) bool {
+	return a.Other == b.Other &&
+		len(a.Machine.Cores) == len(b.Machine.Cores) && (len(a.Machine.Cores) == 0 || &a.Machine.Cores[0] == &b.Machine.Cores[0]) && // the same Hardware
+		slices.EqualFunc(a.Machine.Domains, b.Machine.Domains, func(x, y placement.Domain) bool {
+			return x.Floor == y.Floor && x.Ceiling == y.Ceiling && len(x.Curve.OPPs) == len(y.Curve.OPPs) &&
+				(len(x.Curve.OPPs) == 0 || &x.Curve.OPPs[0] == &y.Curve.OPPs[0]) // the same prices
+		}) &&
+		slices.EqualFunc(a.Containers, b.Containers, func(x, y placement.Container) bool {
+			return x.ID == y.ID && x.Class == y.Class && x.Demand == y.Demand && x.CanPlace == y.CanPlace && x.CanLimit == y.CanLimit &&
+				x.Allowed.Equal(y.Allowed) && x.CPUs.Equal(y.CPUs)
+		})
+}
+
+// account divides the energy of the last interval: to each container what its
+// time cost at the clocks and on the kinds of core where it ran, to base what
+// idling and shared power cost.
+func (m model) account(last, seen *Seen) energy.Interval {
+	iv := m.last
+	if iv.seconds == 0 || last == nil {
+		return energy.Interval{Method: energy.Modelled}
+	}
+	h := seen.Hardware
+	// price is the mean power of a busy core of each domain in the interval.
+	price := make([]units.Power, len(h.Machine.Domains))
+	for d, dom := range h.Machine.Domains {
+		busy := 0.0
+		for _, b := range iv.busy[d] {
+			busy += b
+		}
+		switch {
+		case busy > 0:
+			price[d] = units.Power(float64(iv.cost[d]) / busy)
+		case len(dom.Curve.OPPs) > 0:
+			price[d] = dom.Curve.OPPs[0].Active()
+		default:
+			price[d] = units.Watt
+		}
+	}
+	mean := func(cpus cpuset.Set) units.Power {
+		var sum units.Power
+		weight := 0.0
+		for _, c := range h.Machine.Cores {
+			if !c.CPUs.Overlaps(cpus) {
+				continue
+			}
+			w := 1e-9 // where nothing was busy, all cores count alike
+			for cpu := range c.CPUs.Intersect(cpus).All() {
+				if int(cpu) < len(seen.Busy) && int(cpu) < len(last.Busy) {
+					w += (seen.Busy[cpu] - last.Busy[cpu]).Seconds()
+				}
+			}
+			sum += price[c.Domain] * units.Power(w)
+			weight += w
+		}
+		if weight == 0 {
+			return 0
+		}
+		return sum / units.Power(weight)
+	}
+	online := mean(h.Topology.Online)
+	cache := map[string]units.Power{"": online}
+	var uses []energy.Use
+	for _, c := range seen.Containers {
+		p := online
+		if c.CPUs != nil && !c.CPUs.Empty() {
+			key := c.CPUs.String()
+			if _, ok := cache[key]; !ok {
+				cache[key] = mean(*c.CPUs)
+			}
+			p = cache[key]
+		}
+		uses = append(uses, energy.Use{ID: string(c.ID), Cost: p.Over(units.SecondsOf(iv.used[c.ID]))})
+	}
+	base, _ := prior(h)
+	if m.power.Trusted() {
+		base = m.power.Base()
+	}
+	return energy.Account(iv.measured, uses, online.Over(iv.other), base.Over(iv.seconds))
+}

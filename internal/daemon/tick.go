@@ -1,0 +1,28 @@
+package daemon
+
+import "time"
+
+// Tick is the whole product: one look at the machine, one decision, one apply.
+// It must be called from one goroutine. Events (signals, requests) only set
+// flags that the next tick looks at.
+func (d *Daemon) Tick(now time.Time) *Snapshot {
+	began := cpuTime()
+	seen := d.observe(now) // one immutable reading of files, meters, cgroups
+
+	d.model = d.model.learn(d.last, seen) // a new value each time
+
+	input := d.model.input(d.config, seen)
+	plan := d.decide(input) // pure; not asked again while the input stands
+
+	d.forget(d.last, seen) // cgroups that are gone
+	changes := d.difference(plan, seen)
+	outcome := d.apply(changes) // journalled, ordered, read back
+
+	interval := d.model.account(d.last, seen) // exact
+	d.ledger = d.ledger.Add(interval)
+
+	d.last = seen
+	snap := d.snapshot(seen, plan, outcome, interval, cpuTime()-began)
+	d.published.Store(snap) // the CLI and the API are views of it
+	return snap
+}

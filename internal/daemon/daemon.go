@@ -38,7 +38,6 @@ type Daemon struct {
 	globs    []containers.Glob
 	platform *energy.Platform
 	observer *observer
-	started  time.Time
 
 	ticks        int
 	rediscovered bool

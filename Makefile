@@ -1,0 +1,31 @@
+# make test does everything a change must pass: set-up, style, linters, every test
+# incl. the real kernel in the testbed.
+
+GO ?= go
+
+.PHONY: all build test check setup fuzz bench clean
+
+all: build
+
+build: ## the one binary
+	CGO_ENABLED=0 $(GO) build -trimpath -o powerd ./cmd/powerd
+
+setup: ## Debian packages that the testbed needs; installs what is missing when it may
+	sh internal/testbed/setup.sh
+
+check: ## style and linters
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "these files are not gofmt-ed" >&2; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+test: setup check
+	$(GO) test -timeout 40m ./...
+
+fuzz: ## every fuzz target, FUZZTIME each
+	sh internal/tidy/fuzz.sh $(or $(FUZZTIME),30s)
+
+bench: ## the cost of a tick on 128 cpus and 200 containers
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/daemon ./placement
+
+clean:
+	rm -f powerd

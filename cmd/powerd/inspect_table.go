@@ -60,7 +60,9 @@ func (m *machine) cpuSection() section {
 	if len(m.LLCs) > 0 {
 		parts = append(parts, llcs(m.LLCs))
 	}
-	s.row(strings.Join(parts, ", "))
+	if len(parts) > 0 {
+		s.row(strings.Join(parts, ", "))
+	}
 	return s
 }
 
@@ -375,7 +377,7 @@ func text(s *string) string {
 
 func mhz(f *units.Frequency) string {
 	if f == nil {
-		return "-"
+		return "?" // "-" stands between two
 	}
 	return strconv.FormatFloat(f.MHz(), 'f', -1, 64)
 }

@@ -28,7 +28,7 @@ func policy(driver string, hwMin, hwMax, lo, hi units.Frequency, opps ...units.F
 }
 
 func TestLimits(t *testing.T) {
-	acpi := policy("acpi-cpufreq", 1500, 3739, 1500, 2800, 1500, 2100, 2800)
+	acpi := policy("acpi-cpufreq", 1500, 3739, 1500, 1500, 1500, 2100, 2800)
 	acpi.BIOSLimit = khz(2100)
 	boosting := policy("cpufreq-dt", 400, 2400, 400, 2000, 400, 1000, 2000)
 	boosting.BoostOPPs = []units.Frequency{2400 * units.MHz}
@@ -56,7 +56,7 @@ func TestLimits(t *testing.T) {
 		{"beyond the hardware", policy("cpufreq-dt", 400, 2000, 1000, 1000, 400, 1000, 2000), 0, 9000, "max=2000 min=400"},
 		{"boost OPPs count while boost is on", boosting, 400, 9000, "max=2400"},
 		{"and not while it is off", still, 400, 9000, ""},
-		{"acpi: nothing above _PPC", acpi, 1500, 2800, ""},
+		{"acpi: nothing above _PPC", acpi, 1500, 2800, "max=2100"},
 		{"acpi: the top entry stands for boost", policy("acpi-cpufreq", 1500, 3739, 1500, 3739, 1500, 2100, 2800), 1500, 3739, ""},
 		{"intel_pstate takes any clock", policy("intel_pstate", 400, 4800, 400, 4800), 1234, 4321, "min=1234 max=4321"},
 		{"intel_cpufreq too, within the hardware's", policy("intel_cpufreq", 400, 4800, 800, 2000), 100, 5000, "max=4800 min=400"},

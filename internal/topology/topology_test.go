@@ -174,7 +174,7 @@ func TestKinds(t *testing.T) {
 			MaxKHz: u(1400000, "3-5", 1500000, "0-2"),
 		}, "3-5|0-2"},
 		{"parts, where clocks are equal", &Signals{
-			MIDR: []Signal[string]{{"0x41:0xd08", cpuset.Range(0, 2)}, {"0x41:0xd03", cpuset.Range(3, 5)}},
+			MIDR: []Signal[string]{{"0x41:0xd41", cpuset.Range(0, 2)}, {"0x41:0xd46", cpuset.Range(3, 5)}},
 		}, "3-5|0-2"},
 		{"revisions are one kind", &Signals{
 			MIDR: []Signal[string]{{"0x00000000410fd034", cpuset.Range(0, 2)}, {"0x00000000412fd035", cpuset.Range(3, 5)}},

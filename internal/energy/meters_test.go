@@ -69,8 +69,8 @@ func TestDiscoverServer(t *testing.T) {
 		"intel-rapl:0": "package-0-die-0", "intel-rapl:1": "package-0-die-1", "intel-rapl:2": "package-1-die-0",
 		"intel-rapl:10": "package-1-die-1", "intel-rapl:0:0": "dram", "intel-rapl:2:0": "dram", "dtpm:0": "soc",
 	} {
-		tree += "-- sys/class/powercap/" + zone + "/name --\n" + name + "\n"
-		tree += "-- sys/class/powercap/" + zone + "/energy_uj --\n1\n"
+		tree += "-- sys/devices/virtual/powercap/intel-rapl/" + zone + "/name --\n" + name + "\n"
+		tree += "-- sys/devices/virtual/powercap/intel-rapl/" + zone + "/energy_uj --\n1\n"
 	}
 	m, _ := sysfstest.Tree(t, tree)
 	want := []string{

@@ -9,7 +9,10 @@ import (
 	"github.com/powerd/powerd/internal/sysfs"
 )
 
-const powercapDir = "sys/class/powercap"
+const (
+	powercapDir  = "sys/class/powercap"
+	powercapTree = "sys/devices/virtual/powercap" // where the class's links lead
+)
 
 // A Zone is a powercap zone, e.g. a RAPL domain. What the kernel does not tell
 // is nil. See Documentation/power/powercap/powercap.rst.
@@ -45,7 +48,7 @@ func (z Zone) parent() string {
 }
 
 // ReadZones reads the powercap zones, each once, whether the class shows them
-// flat, nested in their control type's directory, or both.
+// flat, nested in their control type's directory, both, or not at all.
 func ReadZones(r *sysfs.Reader) []Zone {
 	var zones []Zone
 	seen := map[string]bool{}
@@ -67,10 +70,12 @@ func ReadZones(r *sysfs.Reader) []Zone {
 			}
 		}
 	}
-	walk(powercapDir, 3)
-	for _, name := range r.Names(powercapDir) {
-		if !strings.Contains(name, ":") {
-			walk(powercapDir+"/"+name, 3)
+	for _, top := range []string{powercapDir, powercapTree} {
+		walk(top, 3)
+		for _, name := range r.Names(top) {
+			if !strings.Contains(name, ":") {
+				walk(top+"/"+name, 3)
+			}
 		}
 	}
 	slices.SortFunc(zones, func(a, b Zone) int { return compareZones(a.Zone, b.Zone) })

@@ -246,7 +246,7 @@ func (p place) empty() bool { return p == place{} }
 
 func (t *Topology) readPlaces(r *sysfs.Reader, info cpuInfo) map[cpuset.CPU]place {
 	places := map[cpuset.CPU]place{}
-	hasCore, hasInfo := false, false
+	hasPkg, hasCore, hasInfo := false, false, false
 	for c := range t.Online.All() {
 		dir := cpuPath(c, "topology")
 		p := place{
@@ -259,6 +259,7 @@ func (t *Topology) readPlaces(r *sysfs.Reader, info cpuInfo) map[cpuset.CPU]plac
 			inBook:    readSet(r, dir, "book_siblings_list", "book_siblings"),
 			inDrawer:  readSet(r, dir, "drawer_siblings_list", "drawer_siblings"),
 		}
+		hasPkg = hasPkg || p.pkg != nil
 		hasCore = hasCore || p.core != nil || p.threads != nil
 		hasInfo = hasInfo || info.core[c] != nil
 		places[c] = p
@@ -270,7 +271,7 @@ func (t *Topology) readPlaces(r *sysfs.Reader, info cpuInfo) map[cpuset.CPU]plac
 	var unplaced cpuset.Set
 	for c := range t.Online.All() {
 		p := places[c]
-		if p.pkg == nil {
+		if !hasPkg {
 			p.pkg = info.pkg[c]
 		}
 		if !hasCore {
@@ -431,7 +432,7 @@ func (t *Topology) readCaches(r *sysfs.Reader) {
 			if !slices.ContainsFunc(t.Caches[name], func(o Cache) bool { return o.CPUs.Equal(cut) }) {
 				t.Caches[name] = append(t.Caches[name], cache)
 			}
-			if kind != nil && *kind == "Instruction" {
+			if kind != nil && (*kind == "Instruction" || name == "L1d") {
 				continue
 			}
 			llc := LLC{Level: level, CPUs: cut}
@@ -442,8 +443,8 @@ func (t *Topology) readCaches(r *sysfs.Reader) {
 				last = &llc
 			}
 		}
-		if last == nil || last.Level != nil && *last.Level < 2 {
-			continue
+		if last == nil {
+			continue // the first level alone
 		}
 		if !slices.ContainsFunc(t.LLCs, func(o LLC) bool { return o.CPUs.Equal(last.CPUs) }) {
 			t.LLCs = append(t.LLCs, *last)

@@ -2,7 +2,6 @@ package testbed
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,23 +10,23 @@ import (
 	"syscall"
 )
 
+const setupHint = "internal/testbed/setup.sh installs what the testbed needs"
+
 // tool runs one of the programs the testbed needs and returns its output.
 func tool(ctx context.Context, dir, name string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = dir
-	// mkfs.ext4, depmod and debugfs are not on an ordinary user's PATH.
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
-	if found, err := exec.LookPath(name); err == nil {
-		cmd.Path, cmd.Err = found, nil
-	} else if _, err := os.Stat("/usr/sbin/" + name); err == nil {
-		cmd.Path, cmd.Err = "/usr/sbin/"+name, nil
+	const sbin = "/usr/sbin" // depmod's and mkfs.ext4's place, on root's PATH only
+	file, err := exec.LookPath(name)
+	if err != nil {
+		if file, err = exec.LookPath(filepath.Join(sbin, name)); err != nil {
+			return "", fmt.Errorf("cannot run %s: it is not installed; %s", name, setupHint)
+		}
 	}
+	cmd := exec.CommandContext(ctx, file, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "PATH="+os.Getenv("PATH")+":"+sbin)
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	switch err := cmd.Run(); {
-	case errors.Is(err, exec.ErrNotFound):
-		return "", fmt.Errorf("cannot run %s: it is not installed; internal/testbed/setup.sh installs what the testbed needs", name)
-	case err != nil:
+	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("cannot run %s %s: %w: %s", name, strings.Join(args, " "), err, tail(stderr.String()+stdout.String(), 2000))
 	}
 	return stdout.String(), nil

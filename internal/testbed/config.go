@@ -15,7 +15,7 @@ import (
 type Config struct {
 	// Sockets x CoresPerSocket x ThreadsPerCore cpus; 0 means 1.
 	Sockets, CoresPerSocket, ThreadsPerCore int
-	// Curve has the OPPs of every cpu, whole MHz, and what they truly cost.
+	// Curve has the OPPs of every cpu, whole MHz, and their true speed and cost.
 	Curve cpufreq.Curve
 	// PSSPower is what _PSS says each OPP of the curve costs, for firmware that
 	// lies or does not know (zeros); nil says the truth. It has mW precision.
@@ -47,8 +47,8 @@ type Config struct {
 	Files map[string]string
 	// Memory in MiB; 0 means 512.
 	Memory int
-	// HostShare is the part of a host cpu's time that a vCPU gets at its highest
-	// OPP; lower OPPs get less in proportion. 0 means the whole of it, or an equal
+	// HostShare is the part of a host cpu's time that a vCPU gets at speed 1; slower
+	// OPPs get less in proportion. 0 means the whole of it, or an equal
 	// part if there are more vCPUs than host cpus.
 	HostShare float64
 }
@@ -105,6 +105,8 @@ func (c Config) withDefaults(hostCPUs int) (Config, error) {
 			return c, fmt.Errorf("cannot build node: _PSS has no room for %d kHz: whole MHz only", o.Frequency)
 		case i > 0 && o.Frequency <= c.Curve.OPPs[i-1].Frequency:
 			return c, fmt.Errorf("cannot build node: OPPs do not ascend at %s", o.Frequency)
+		case !(o.Speed > 0 && o.Speed <= 1):
+			return c, fmt.Errorf("cannot build node: a speed of %v at %s is not in 0..1", o.Speed, o.Frequency)
 		}
 	}
 	if c.PSSPower == nil {
@@ -134,6 +136,12 @@ func (c Config) withDefaults(hostCPUs int) (Config, error) {
 		return c, fmt.Errorf("cannot build node: a host share of %v is not in 0..1", c.HostShare)
 	}
 	return c, nil
+}
+
+// Critical returns the clock of the true critical point: what the node runs is all
+// bound by the clock, and an idle cpu draws IdlePower.
+func (c Config) Critical() units.Frequency {
+	return c.Curve.OPPs[c.Curve.Critical(c.IdlePower, 1, 1)].Frequency
 }
 
 // opp returns the OPP of an ACPI P-state: P0 is the fastest.

@@ -64,7 +64,7 @@ func debianImage(ctx context.Context) (string, error) {
 	sum := sha256.Sum256([]byte(debianRecipe + debianPackages + suite))
 	dir, err := cached("debian-"+suite+"-"+hex.EncodeToString(sum[:6]), func(dir string) error {
 		if _, err := tool(ctx, dir, "sh", "-c", debianRecipe, "recipe", dir, suite, debianPackages); err != nil {
-			return fmt.Errorf("cannot make the Debian root: %w; internal/testbed/setup.sh installs what this needs", err)
+			return fmt.Errorf("cannot make the Debian root: %w; %s", err, setupHint)
 		}
 		return nil
 	})

@@ -147,6 +147,9 @@ sys/fs/cgroup/cpu.max write "max"
 // TestErrnos compares what the guest's kernel refuses with testdata/errnos.txt, by
 // which the simulator's refusals are checked.
 func TestErrnos(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots a node")
+	}
 	n := Start(t, Config{CoresPerSocket: 2, Curve: curve(), Meter: true})
 	release, err := n.ReadFile("proc/sys/kernel/osrelease")
 	if err != nil {

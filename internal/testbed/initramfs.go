@@ -33,7 +33,7 @@ const busybox = "/bin/busybox"
 // buildAgent compiles the guest's program, which must not need a C library.
 func buildAgent(ctx context.Context, dir string) (string, error) {
 	out := filepath.Join(dir, "agent")
-	if _, err := tool(ctx, "", "env", "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOFLAGS=",
+	if _, err := tool(ctx, "", "env", "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64",
 		"go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, "github.com/powerd/powerd/internal/testbed/guest"); err != nil {
 		return "", fmt.Errorf("cannot build the guest's agent: %w", err)
 	}
@@ -83,7 +83,7 @@ func writeInitramfs(name string, k *kernel, agent string, disk bool, files map[s
 	}
 	if !disk {
 		if err := add(busybox, busybox); err != nil {
-			return fmt.Errorf("%w; install busybox-static", err)
+			return fmt.Errorf("%w; %s", err, setupHint)
 		}
 	}
 	for _, guest := range slices.Sorted(maps.Keys(files)) {

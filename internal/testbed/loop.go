@@ -210,7 +210,7 @@ func (l *loop) follow() (opps []int, shares []float64, err error) {
 			return nil, nil, fmt.Errorf("cannot follow domain %d: the guest wrote P-state %d of 0..%d", i, v, top)
 		}
 		opp := top - int(v)
-		share := l.cfg.HostShare * float64(l.cfg.Curve.OPPs[opp].Frequency) / float64(l.cfg.Curve.OPPs[top].Frequency)
+		share := l.cfg.HostShare * l.cfg.Curve.OPPs[opp].Speed
 		for cpu := range d.All() {
 			if err := l.throttle.set(int(cpu), share); err != nil {
 				return nil, nil, err

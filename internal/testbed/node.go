@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -38,6 +39,7 @@ type Node struct {
 	agent    *agentConn
 	close    sync.Once
 	closeErr error
+	last     atomic.Pointer[string] // the console as of Close
 }
 
 var _ sysfs.FS = (*Node)(nil)
@@ -71,7 +73,10 @@ func Boot(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "powerd-testbed-")
+	for _, left := range leftovers(os.TempDir()) {
+		os.RemoveAll(left)
+	}
+	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", ownPrefix, os.Getpid()))
 	if err != nil {
 		return nil, fmt.Errorf("cannot boot node: %w", err)
 	}
@@ -152,7 +157,7 @@ func (n *Node) prepare(ctx context.Context) ([]string, error) {
 		// A vCPU that is throttled or waits for a busy host looks stuck, and its
 		// clock unsteady, to watchdogs. intel_pstate would take the cpus.
 		"-append", "console=ttyS0 quiet panic=-1 intel_pstate=disable tsc=reliable nowatchdog " +
-			"rcupdate.rcu_cpu_stall_suppress=1 mitigations=off systemd.unified_cgroup_hierarchy=1",
+			"rcupdate.rcu_cpu_stall_suppress=1 mitigations=off",
 	}
 	files := maps.Clone(n.cfg.Files)
 	if n.cfg.Root == Debian {
@@ -202,7 +207,7 @@ func (n *Node) start(args []string) (qmpConn, agentConn net.Conn, err error) {
 	defer log.Close()
 	const qemu = "qemu-system-x86_64"
 	if _, err := exec.LookPath(qemu); err != nil {
-		return fail(errors.New(qemu + " is not installed; internal/testbed/setup.sh installs what the testbed needs"))
+		return fail(errors.New(qemu + " is not installed; " + setupHint))
 	}
 	cmd := exec.Command(qemu, args...)
 	cmd.Stdout, cmd.Stderr = log, log
@@ -267,6 +272,8 @@ func (n *Node) Close() error {
 		if n.throttle != nil {
 			errs = append(errs, n.throttle.remove())
 		}
+		console := n.log("console")
+		n.last.Store(&console)
 		errs = append(errs, os.RemoveAll(n.dir))
 		n.closeErr = errors.Join(errs...)
 	})
@@ -274,7 +281,12 @@ func (n *Node) Close() error {
 }
 
 // Console returns what the guest's serial console printed so far.
-func (n *Node) Console() string { return n.log("console") }
+func (n *Node) Console() string {
+	if last := n.last.Load(); last != nil {
+		return *last
+	}
+	return n.log("console")
+}
 
 // Config returns the node's config with its defaults filled in.
 func (n *Node) Config() Config { return n.cfg }

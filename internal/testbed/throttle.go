@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -16,15 +17,18 @@ import (
 // A throttle bounds the host cpu time of each vCPU's thread by cgroups of its own
 // below the cgroup this process is in: powerd-testbed-PID-N/cpuI.
 type throttle struct {
-	base    string
-	v2      bool
-	quotas  []int // us per quotaPeriod as last written; -1: no bound
-	removed bool
+	base   string
+	v2     bool
+	quotas []int // us per quotaPeriod as last written; -1: no bound
 }
 
 // quotaPeriod is short beside the harness' poll, so that a guest sees a slower
 // clock and not a stuttering one.
 const quotaPeriod = 10 * time.Millisecond
+
+// weightFactor is how much more a node weighs than another process on a busy host,
+// where it could not hold its clock otherwise.
+const weightFactor = 20
 
 var throttles atomic.Int64
 
@@ -42,9 +46,11 @@ func newThrottle(pid int, threads []int) (*throttle, error) {
 	if err != nil {
 		return nil, err
 	}
-	sweep(parent)
+	for _, left := range leftovers(parent) {
+		(&throttle{base: left}).rmdir() // a busy one is tried again next time
+	}
 	t := &throttle{
-		base: filepath.Join(parent, fmt.Sprintf("%s%d-%d", cgroupPrefix, os.Getpid(), throttles.Add(1))),
+		base: filepath.Join(parent, fmt.Sprintf("%s%d-%d", ownPrefix, os.Getpid(), throttles.Add(1))),
 		v2:   v2,
 	}
 	if err := t.make(pid, threads); err != nil {
@@ -53,31 +59,34 @@ func newThrottle(pid int, threads []int) (*throttle, error) {
 	return t, nil
 }
 
-const cgroupPrefix = "powerd-testbed-"
+// ownPrefix and a pid begin the name of each folder and cgroup the testbed makes.
+const ownPrefix = "powerd-testbed-"
 
-// sweep removes what killed tests left behind.
-func sweep(parent string) {
-	left, _ := filepath.Glob(filepath.Join(parent, cgroupPrefix+"*"))
-	for _, dir := range left {
-		id, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), cgroupPrefix), "-")
-		if pid, err := strconv.Atoi(id); err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-			(&throttle{base: dir}).remove() // a busy one is swept next time
-		}
-	}
+// leftovers returns what killed tests left in a folder.
+func leftovers(parent string) []string {
+	own, _ := filepath.Glob(filepath.Join(parent, ownPrefix+"*"))
+	return slices.DeleteFunc(own, func(name string) bool {
+		id, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(name), ownPrefix), "-")
+		pid, err := strconv.Atoi(id)
+		return err != nil || !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
+	})
 }
 
 func (t *throttle) make(pid int, threads []int) error {
 	if err := os.Mkdir(t.base, 0o755); err != nil {
 		return err
 	}
-	file := "tasks"
+	file, weight, value := "tasks", "cpu.shares", 1024*weightFactor
 	if t.v2 {
-		// Threads of one process may be in different cgroups only below the one
-		// the process is in, and only in threaded ones.
-		file = "cgroup.threads"
-		if err := os.WriteFile(filepath.Join(t.base, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
-			return err
-		}
+		file, weight, value = "cgroup.threads", "cpu.weight", 100*weightFactor
+	}
+	if err := os.WriteFile(filepath.Join(t.base, weight), []byte(strconv.Itoa(value)), 0); err != nil {
+		return err
+	}
+	// In v2, threads of one process may be in different cgroups only below the one
+	// the process is in, and only in threaded ones.
+	if err := os.WriteFile(filepath.Join(t.base, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+		return err
 	}
 	for i, tid := range threads {
 		dir := t.dir(i)
@@ -135,26 +144,27 @@ func (t *throttle) set(cpu int, share float64) error {
 }
 
 // remove removes the cgroups once the process they held is gone, whose last
-// threads may take a moment to leave. It may be called again.
+// threads may take a moment to leave.
 func (t *throttle) remove() error {
-	if t.removed {
-		return nil
-	}
 	var err error
 	for range 50 {
-		children, _ := filepath.Glob(filepath.Join(t.base, "cpu*"))
-		for _, dir := range children {
-			// A cgroup's files match too, and are no directories.
-			syscall.Rmdir(dir)
-		}
-		err = syscall.Rmdir(t.base)
-		if err == nil || errors.Is(err, syscall.ENOENT) {
-			t.removed = true
+		if err = t.rmdir(); err == nil {
 			return nil
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 	return fmt.Errorf("cannot remove cgroup %s: %w", t.base, err)
+}
+
+func (t *throttle) rmdir() error {
+	children, _ := filepath.Glob(filepath.Join(t.base, "cpu[0-9]*"))
+	for _, dir := range children {
+		syscall.Rmdir(dir) // if it cannot go, its parent cannot either
+	}
+	if err := syscall.Rmdir(t.base); !errors.Is(err, syscall.ENOENT) {
+		return err
+	}
+	return nil
 }
 
 // cpuHierarchy finds, from /proc/self/mounts and /proc/self/cgroup, the folder of
@@ -177,7 +187,7 @@ func cpuHierarchy(mounts, self string) (dir string, v2 bool, err error) {
 			if len(f) < 4 || f[2] != kind {
 				continue
 			}
-			if controller == "" || hasWord(f[3], controller) {
+			if controller == "" || slices.Contains(strings.Split(f[3], ","), controller) {
 				return f[1]
 			}
 		}
@@ -188,7 +198,7 @@ func cpuHierarchy(mounts, self string) (dir string, v2 bool, err error) {
 		if len(f) != 3 {
 			continue
 		}
-		if hasWord(f[1], "cpu") {
+		if slices.Contains(strings.Split(f[1], ","), "cpu") {
 			if m := mountOf("cgroup", "cpu"); m != "" {
 				return filepath.Join(m, f[2]), false, nil
 			}
@@ -202,13 +212,4 @@ func cpuHierarchy(mounts, self string) (dir string, v2 bool, err error) {
 		}
 	}
 	return "", false, errors.New("cannot slow vCPUs down: no cgroup hierarchy with the cpu controller is mounted")
-}
-
-func hasWord(list, word string) bool {
-	for w := range strings.SplitSeq(list, ",") {
-		if w == word {
-			return true
-		}
-	}
-	return false
 }

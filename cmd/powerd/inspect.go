@@ -2,9 +2,14 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/powerd/powerd/acpi"
+	"github.com/powerd/powerd/acpi"
 	"github.com/powerd/powerd/containers"
 	"github.com/powerd/powerd/cpufreq"
 	"github.com/powerd/powerd/cstates"
@@ -67,6 +72,8 @@ type machine struct {
 	Hwmon      []energy.Chip       `json:"hwmon"`
 	Cgroup     *containers.Cgroups `json:"cgroup"`
 	Allowed    *cpuset.Set         `json:"self_cpus_allowed_list"`
+	ACPI       *acpi.Info          `json:"acpi"`
+	ACPI       *acpi.Info          `json:"acpi"`
 	Hypervisor *guest              `json:"hypervisor"`
 	Warnings   []sysfs.Warning     `json:"warnings"`
 }
@@ -100,6 +107,8 @@ func inspect(fs sysfs.FS) *machine {
 		Hwmon:    energy.ReadChips(r),
 		Cgroup:   containers.ReadMode(r),
 		Allowed:  containers.SelfAllowed(r),
+		ACPI:     acpi.Read(r),
+		ACPI:     acpi.Read(r),
 	}
 	m.Energy.Best = energy.Best(m.Energy.Meters)
 	m.CPUIdle = cstates.Read(r, m.Online)
@@ -113,11 +122,25 @@ func inspect(fs sysfs.FS) *machine {
 			m.CPUFreq.Without = &without
 		}
 	}
-	if h := topology.ReadHypervisor(r); h != nil {
+	h := topology.ReadHypervisor(r)
+	if h == nil {
+		h = hypervisorOf(m.ACPI)
+	}
+	if h != nil {
 		m.Hypervisor = &guest{*h, m.missing()}
 	}
 	m.Warnings = append([]sysfs.Warning{}, r.Warnings()...)
 	return m
+}
+
+// hypervisorOf finds the hypervisor that an FADT names; nil where none does.
+func hypervisorOf(info *acpi.Info) *topology.Hypervisor {
+	for _, file := range slices.Sorted(maps.Keys(info.FADT)) {
+		if id := info.FADT[file].HypervisorID; id != nil && *id != "" {
+			return &topology.Hypervisor{Name: strings.ToLower(*id), Evidence: "hypervisor vendor of " + file}
+		}
+	}
+	return nil
 }
 
 // missing names the controls that real hardware of this kind would have.

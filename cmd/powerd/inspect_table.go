@@ -24,7 +24,7 @@ const maxRows = 8
 func (m *machine) sections() []section {
 	return []section{
 		m.cpuSection(), m.kindSection(), m.nodeSection(), m.frequencySection(), m.idleSection(),
-		m.energySection(), m.thermalSection(), m.cgroupSection(), m.guestSection(), m.warningSection(),
+		m.energySection(), m.acpiSection(), m.thermalSection(), m.acpiSection(), m.cgroupSection(), m.guestSection(), m.warningSection(),
 	}
 }
 
@@ -307,6 +307,43 @@ func (m *machine) thermalSection() section {
 	return s.cut()
 }
 
+func (m *machine) acpiSection() section {
+	s := section{title: "acpi"}
+	for _, file := range slices.Sorted(maps.Keys(m.ACPI.FADT)) {
+		f := m.ACPI.FADT[file]
+		line := fmt.Sprintf("%s revision %d, %s", file, f.Revision, strings.ToLower(f.ProfileName))
+		if f.C2 {
+			line += fmt.Sprintf(", C2 %dus", f.C2Latency)
+		}
+		if f.C3 {
+			line += fmt.Sprintf(", C3 %dus", f.C3Latency)
+		}
+		s.row(line)
+	}
+	var firmware []string
+	for name, n := range map[string]int{"_PSS": len(m.ACPI.PSS), "_CST": len(m.ACPI.CST), "CPPC": len(m.ACPI.CPPC)} {
+		if n > 0 {
+			firmware = append(firmware, fmt.Sprintf("%s of %d processors", name, n))
+		}
+	}
+	if slices.Sort(firmware); firmware != nil {
+		s.row(strings.Join(firmware, ", "))
+	}
+	var states []string
+	for _, g := range slices.Sorted(maps.Keys(m.ACPI.Offered)) {
+		for _, o := range m.ACPI.Offered[g] {
+			states = append(states, o.State)
+		}
+	}
+	if states != nil {
+		s.row("offers " + strings.Join(states, ", "))
+	}
+	if p := m.ACPI.PlatformProfile; p != nil {
+		s.row("platform profile " + *p)
+	}
+	return s
+}
+
 func (m *machine) cgroupSection() section {
 	s := section{title: "cgroup"}
 	if m.Cgroup == nil {
@@ -383,3 +420,40 @@ func mhz(f *units.Frequency) string {
 }
 
 func span(low, high *units.Frequency) string { return mhz(low) + "-" + mhz(high) }
+
+func (m *machine) acpiSection() section {
+	s := section{title: "firmware"}
+	for _, file := range slices.Sorted(maps.Keys(m.ACPI.FADT)) {
+		f := m.ACPI.FADT[file]
+		s.row(file, fmt.Sprintf("FADT revision %d, profile %s, C2 %s, C3 %s", f.Revision, f.ProfileName, worst(f.C2, f.C2Latency), worst(f.C3, f.C3Latency)))
+	}
+	for _, p := range m.ACPI.PSS {
+		top, bottom := p.States[0], p.States[len(p.States)-1]
+		s.row(p.Scope, fmt.Sprintf("_PSS: %d states, %d MHz at %d mW to %d MHz at %d mW", len(p.States), top.CoreMHz, top.PowerMW, bottom.CoreMHz, bottom.PowerMW))
+	}
+	var states []string
+	for _, g := range slices.Sorted(maps.Keys(m.ACPI.Offered)) {
+		for _, o := range m.ACPI.Offered[g] {
+			if o.State != g {
+				states = append(states, g+"/"+o.State)
+			}
+		}
+	}
+	if len(states) > 0 {
+		s.row("states", strings.Join(states, " "))
+	}
+	if m.ACPI.PlatformProfile != nil {
+		s.row("profile", fmt.Sprintf("%s of %s", *m.ACPI.PlatformProfile, strings.Join(m.ACPI.Profiles, ", ")))
+	}
+	if m.ACPI.Supply != nil {
+		s.row("power from", *m.ACPI.Supply)
+	}
+	return s
+}
+
+func worst(supported bool, us uint16) string {
+	if !supported {
+		return "none"
+	}
+	return fmt.Sprintf("within %d us", us)
+}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/powerd/powerd/acpi"
 	"github.com/powerd/powerd/cpufreq"
 	"github.com/powerd/powerd/cstates"
 	"github.com/powerd/powerd/internal/cpuset"
@@ -41,7 +42,10 @@ func readHardware(m sysfs.FS, platform *energy.Platform) *Hardware {
 		}
 	}
 	h.Idle = cstates.Read(r, h.Topology.Online)
-	firmware := firmwarePowers(r)
+	var firmware []map[units.Frequency]units.Power
+	for _, pss := range acpi.Read(r).PSS {
+		firmware = append(firmware, pss.Power())
+	}
 	h.cores()
 	h.domains(firmware, platform)
 	h.groups()

@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/powerd/powerd/acpi"
-	"github.com/powerd/powerd/acpi"
 	"github.com/powerd/powerd/containers"
 	"github.com/powerd/powerd/cpufreq"
 	"github.com/powerd/powerd/cstates"
@@ -73,7 +72,6 @@ type machine struct {
 	Cgroup     *containers.Cgroups `json:"cgroup"`
 	Allowed    *cpuset.Set         `json:"self_cpus_allowed_list"`
 	ACPI       *acpi.Info          `json:"acpi"`
-	ACPI       *acpi.Info          `json:"acpi"`
 	Hypervisor *guest              `json:"hypervisor"`
 	Warnings   []sysfs.Warning     `json:"warnings"`
 }
@@ -107,7 +105,6 @@ func inspect(fs sysfs.FS) *machine {
 		Hwmon:    energy.ReadChips(r),
 		Cgroup:   containers.ReadMode(r),
 		Allowed:  containers.SelfAllowed(r),
-		ACPI:     acpi.Read(r),
 		ACPI:     acpi.Read(r),
 	}
 	m.Energy.Best = energy.Best(m.Energy.Meters)

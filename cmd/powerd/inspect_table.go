@@ -24,7 +24,7 @@ const maxRows = 8
 func (m *machine) sections() []section {
 	return []section{
 		m.cpuSection(), m.kindSection(), m.nodeSection(), m.frequencySection(), m.idleSection(),
-		m.energySection(), m.acpiSection(), m.thermalSection(), m.acpiSection(), m.cgroupSection(), m.guestSection(), m.warningSection(),
+		m.energySection(), m.acpiSection(), m.thermalSection(), m.cgroupSection(), m.guestSection(), m.warningSection(),
 	}
 }
 
@@ -305,43 +305,6 @@ func (m *machine) thermalSection() section {
 		s.row(text(z.Type), temp)
 	}
 	return s.cut()
-}
-
-func (m *machine) acpiSection() section {
-	s := section{title: "acpi"}
-	for _, file := range slices.Sorted(maps.Keys(m.ACPI.FADT)) {
-		f := m.ACPI.FADT[file]
-		line := fmt.Sprintf("%s revision %d, %s", file, f.Revision, strings.ToLower(f.ProfileName))
-		if f.C2 {
-			line += fmt.Sprintf(", C2 %dus", f.C2Latency)
-		}
-		if f.C3 {
-			line += fmt.Sprintf(", C3 %dus", f.C3Latency)
-		}
-		s.row(line)
-	}
-	var firmware []string
-	for name, n := range map[string]int{"_PSS": len(m.ACPI.PSS), "_CST": len(m.ACPI.CST), "CPPC": len(m.ACPI.CPPC)} {
-		if n > 0 {
-			firmware = append(firmware, fmt.Sprintf("%s of %d processors", name, n))
-		}
-	}
-	if slices.Sort(firmware); firmware != nil {
-		s.row(strings.Join(firmware, ", "))
-	}
-	var states []string
-	for _, g := range slices.Sorted(maps.Keys(m.ACPI.Offered)) {
-		for _, o := range m.ACPI.Offered[g] {
-			states = append(states, o.State)
-		}
-	}
-	if states != nil {
-		s.row("offers " + strings.Join(states, ", "))
-	}
-	if p := m.ACPI.PlatformProfile; p != nil {
-		s.row("platform profile " + *p)
-	}
-	return s
 }
 
 func (m *machine) cgroupSection() section {

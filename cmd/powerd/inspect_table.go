@@ -394,6 +394,7 @@ func (m *machine) acpiSection() section {
 		top, bottom := p.States[0], p.States[len(p.States)-1]
 		s.row(p.Scope, fmt.Sprintf("_PSS: %d states, %d MHz at %d mW to %d MHz at %d mW", len(p.States), top.CoreMHz, top.PowerMW, bottom.CoreMHz, bottom.PowerMW))
 	}
+	s = s.cut() // a server has one for each of its cpus
 	var states []string
 	for _, g := range slices.Sorted(maps.Keys(m.ACPI.Offered)) {
 		for _, o := range m.ACPI.Offered[g] {

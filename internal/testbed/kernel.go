@@ -22,7 +22,7 @@ type kernel struct {
 // once per version.
 func fetchKernel(ctx context.Context) (*kernel, error) {
 	const meta = "linux-image-amd64"
-	const hint = "; after apt-get update it may be there: " + setupHint
+	const hint = "; if it is a matter of package lists, run apt-get update"
 	out, err := tool(ctx, "", "apt-cache", "depends", meta)
 	if err != nil {
 		return nil, fmt.Errorf("cannot find the kernel package: %w%s", err, hint)

@@ -1,6 +1,7 @@
 package testbed
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -133,6 +134,15 @@ func TestNode(t *testing.T) {
 		if _, err := n.Run(t.Context(), "/nonesuch"); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("a command that is not there: %v", err)
 		}
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		if _, err := n.Run(ctx, "sleep", "999"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a command that takes too long: %v", err)
+		}
+		eventually(t, "a command given up is killed", func() bool {
+			r, err := n.Run(t.Context(), "pidof", "sleep")
+			return err == nil && r.Code == 1
+		})
 		pid, err := n.Start(t.Context(), "/tmp/out", Command{Argv: []string{"sh", "-c", "echo up; exec sleep 1000"}})
 		if err != nil {
 			t.Fatal(err)

@@ -63,7 +63,9 @@ func TestLayers(t *testing.T) {
 }
 
 func TestErrorsPoint(t *testing.T) {
-	class := func(s string) string { return "classes:\n  - name: x\n    cgroups: [a/*]\n    objective: energy\n    " + s + "\n" }
+	class := func(s string) string {
+		return "classes:\n  - name: x\n    cgroups: [a/*]\n    objective: energy\n    " + s + "\n"
+	}
 	for _, tt := range []struct{ in, want string }{
 		{"intervall: 1s\n", `f.yaml:1:1: unknown field "intervall"`},
 		{"interval: 1\n", `f.yaml:1:11: interval: cannot read time "1": want a number and a unit (us, ms, s)`},

@@ -1,10 +1,10 @@
 package configs
 
 import (
+	"cmp"
 	"embed"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path"
 	"slices"
@@ -141,8 +141,12 @@ func (r *platformReader) fail(path []any, format string, args ...any) {
 	r.errs = append(r.errs, r.d.errorf(path, format, args...))
 }
 
+// huge bounds what is read: a megawatt is 1e12 uW, and a product of two quantities
+// must stay far from infinity.
+const huge = 1e15
+
 // quantity reads an optional quantity; what is left out is 0.
-func quantity[T any](r *platformReader, s *string, parse func(string) (T, error), path ...any) T {
+func quantity[T ~float64 | ~uint64](r *platformReader, s *string, parse func(string) (T, error), path ...any) T {
 	var zero T
 	if s == nil {
 		return zero
@@ -150,6 +154,10 @@ func quantity[T any](r *platformReader, s *string, parse func(string) (T, error)
 	v, err := parse(*s)
 	if err != nil {
 		r.fail(path, "%v", err)
+		return zero
+	}
+	if float64(v) > huge {
+		r.fail(path, "%s is too large", *s)
 		return zero
 	}
 	return v
@@ -184,12 +192,12 @@ func (r *platformReader) opps(p *energy.Platform, raw rawPlatform) {
 		r.fail([]any{"opps"}, "a platform needs operating points, e.g. [{freq: 1800MHz, voltage: 1200mV}]")
 		return
 	}
-	if len(raw.OPPs) > 4096 {
-		r.fail([]any{"opps"}, "%d operating points are more than 4096", len(raw.OPPs))
+	if len(raw.OPPs) > maxOPPs {
+		r.fail([]any{"opps"}, "%d operating points are more than %d", len(raw.OPPs), maxOPPs)
 		return
 	}
 	coefficient := deref(raw.DynamicCoefficient)
-	if !(coefficient >= 0) || math.IsInf(coefficient, 0) {
+	if !(coefficient >= 0 && coefficient <= huge) {
 		r.fail([]any{"dynamic_coefficient"}, "%g is not a number of uW per MHz per V^2", coefficient)
 	}
 	var constant, atMax units.Power
@@ -220,10 +228,12 @@ func (r *platformReader) opps(p *energy.Platform, raw rawPlatform) {
 			r.fail([]any{"opps", i}, "an operating point needs a freq")
 		case pt.Frequency == 0 && len(r.errs) == 0:
 			r.fail([]any{"opps", i, "freq"}, "a frequency of 0 does no work")
+		case o.Voltage != nil && pt.v == 0 && len(r.errs) == 0:
+			r.fail([]any{"opps", i, "voltage"}, "no core runs at 0 V")
 		}
 		if o.Perf != nil {
 			withPerf++
-			if !(pt.perf > 0) || math.IsInf(pt.perf, 0) {
+			if !(pt.perf >= 1/huge && pt.perf <= huge) {
 				r.fail([]any{"opps", i, "perf"}, "%g is not a speed above 0", pt.perf)
 			}
 		}
@@ -247,7 +257,7 @@ func (r *platformReader) opps(p *energy.Platform, raw rawPlatform) {
 	if len(r.errs) > 0 {
 		return
 	}
-	slices.SortStableFunc(points, func(a, b point) int { return int(int64(a.Frequency) - int64(b.Frequency)) })
+	slices.SortStableFunc(points, func(a, b point) int { return cmp.Compare(a.Frequency, b.Frequency) })
 	fastest := 0.0
 	for i := range points {
 		if i > 0 && points[i].Frequency == points[i-1].Frequency {
@@ -256,10 +266,10 @@ func (r *platformReader) opps(p *energy.Platform, raw rawPlatform) {
 		if withPerf == 0 {
 			points[i].perf = float64(points[i].Frequency)
 		}
-		if i > 0 && points[i].perf <= points[i-1].perf && withPerf > 0 {
-			r.fail([]any{"opps", points[i].at, "perf"}, "%g is no faster than the next lower clock's %g", points[i].perf, points[i-1].perf)
+		if i > 0 && points[i].perf < points[i-1].perf {
+			r.fail([]any{"opps", points[i].at, "perf"}, "%g is slower than the next lower clock's %g", points[i].perf, points[i-1].perf)
 		}
-		fastest = max(fastest, points[i].perf)
+		fastest = points[i].perf
 	}
 	for _, pt := range points {
 		pt.Speed = pt.perf / fastest
@@ -278,8 +288,21 @@ func (r *platformReader) opps(p *energy.Platform, raw rawPlatform) {
 			pt.Static = atMax * units.Power(float64(v)/float64(vmax))
 		}
 		p.Curve.OPPs = append(p.Curve.OPPs, pt.OPP)
-		p.Voltages = append(p.Voltages, v)
 	}
+}
+
+// maxOPPs and maxIdle bound tables far above real ones, of 32 and 10.
+const (
+	maxOPPs = 1024
+	maxIdle = 64
+)
+
+func parseAwake(s string) (units.Power, error) {
+	v, err := units.ParsePower(s)
+	if err != nil {
+		return 0, fmt.Errorf("want a power, spin or gated: %v", err)
+	}
+	return v, nil
 }
 
 func (r *platformReader) idle(p *energy.Platform, raw rawPlatform) {
@@ -290,11 +313,11 @@ func (r *platformReader) idle(p *energy.Platform, raw rawPlatform) {
 		p.Awake = energy.AwakeSpin
 	default:
 		p.Awake = energy.AwakePower
-		v, err := units.ParsePower(a)
-		if err != nil {
-			r.fail([]any{"awake_idle"}, "want a power, spin or gated: %v", err)
-		}
-		p.AwakePower = v
+		p.AwakePower = quantity(r, raw.AwakeIdle, parseAwake, "awake_idle")
+	}
+	if len(raw.Idle) > maxIdle {
+		r.fail([]any{"idle"}, "%d idle states are more than %d", len(raw.Idle), maxIdle)
+		return
 	}
 	seen := map[string]bool{}
 	for i, s := range raw.Idle {

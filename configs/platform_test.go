@@ -65,6 +65,33 @@ workload: {work: 30ms, window: 100ms}
 	}
 }
 
+// The critical speeds of real tables when a share of the top OPP's power is
+// shared and sleeps away, and sleep takes another share of it: P_i and the powers
+// below are exact sums, worked out apart from this program.
+func TestPlatformCriticalSpeeds(t *testing.T) {
+	for _, tt := range []struct {
+		name           string
+		shared, asleep units.Power // of the top OPP's dynamic power
+		speed          float64
+	}{
+		{"rk3399-a72", 0, 0.02, 0.23}, {"rk3399-a72", 0.1, 0.02, 0.45}, {"rk3399-a72", 0.3, 0.02, 0.56}, {"rk3399-a72", 0.3, 0.2, 0.45},
+		{"hi3660-a73", 0, 0.02, 0.38}, {"hi3660-a73", 0.1, 0.02, 0.38}, {"hi3660-a73", 0.3, 0.02, 0.60}, {"hi3660-a73", 0.3, 0.2, 0.38},
+	} {
+		p, err := LoadPlatform(tt.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		opps := p.Curve.OPPs
+		top := opps[len(opps)-1].Dynamic
+		for i := range opps {
+			opps[i].Static = tt.shared * top
+		}
+		if got := opps[p.Curve.Critical(tt.asleep*top, 1, 1)].Speed; math.Abs(got-tt.speed) > 0.005 {
+			t.Errorf("%s with %g shared, %g asleep: critical speed %.3f, want %g", tt.name, float64(tt.shared), float64(tt.asleep), got, tt.speed)
+		}
+	}
+}
+
 func TestPlatformErrors(t *testing.T) {
 	const w = "\nworkload: {work: 1ms, window: 2ms}\n"
 	for _, tt := range []struct{ in, want string }{
@@ -76,7 +103,11 @@ func TestPlatformErrors(t *testing.T) {
 		{"opps: [{freq: 0MHz, power: 1W}]" + w, "a frequency of 0 does no work"},
 		{"opps: [{freq: 1GHz, power: 1W}, {freq: 1000MHz, power: 2W}]" + w, "1000 MHz is there twice"},
 		{"opps: [{freq: 1GHz, power: 1W, perf: 5}, {freq: 2GHz, power: 2W}]" + w, "1 of 2 operating points have perf"},
-		{"opps: [{freq: 1GHz, power: 1W, perf: 5}, {freq: 2GHz, power: 2W, perf: 4}]" + w, "is no faster than"},
+		{"opps: [{freq: 1GHz, power: 1W, perf: 5}, {freq: 2GHz, power: 2W, perf: 4}]" + w, "opps[1].perf: 4 is slower than the next lower clock's 5"},
+		{"opps: [{freq: 1GHz, power: 1W, perf: 0}]" + w, "0 is not a speed above 0"},
+		{"opps: [{freq: 1GHz, voltage: 0mV}]\ndynamic_coefficient: 1" + w, "x.yaml:1:30: opps[0].voltage: no core runs at 0 V"},
+		{"opps: [{freq: 1GHz, voltage: 1V}]\ndynamic_coefficient: .nan" + w, "NaN is not a number of uW per MHz per V^2"},
+		{"opps: [{freq: 1GHz, power: 1e300W}]" + w, "1e300W is too large"},
 		{"opps: [{freq: 1GHz, power: -1W}]" + w, "it is negative"},
 		{"opps: [{freq: 1GHz, power: 1W}]\nstatic_power: {}" + w, "want either constant or at_max_voltage"},
 		{"opps: [{freq: 1GHz, power: 1W}]\nstatic_power: {at_max_voltage: 1W}" + w, "needs the voltage of every operating point"},
@@ -88,6 +119,10 @@ func TestPlatformErrors(t *testing.T) {
 		{"opps: [{freq: 1GHz, power: 1W}]\nworkload: {window: 1ms}", "it needs work"},
 		{"opps: [{freq: 1GHz, power: 1W}]\nworkload: {work: 0ms, window: 1ms}", "there is none to do"},
 		{"opps: [{freq: 1GHz, power: 1W}]\nworkload: {work: [1ms, 1ms], window: 1ms}", "goes with a cluster"},
+		{"opps: [{freq: 1GHz, power: 1W}]\nworkload: {work: 1ms, window: 2ms, stall_dynamic: .nan}", "x.yaml:2:51: workload.stall_dynamic: NaN is not between 0 and 1"},
+		{"opps: [{freq: 1GHz, power: 1W}]\ncluster: {power: 1W}" + w, "0 is not a number of cores"},
+		{"opps: [{freq: 1GHz, power: 1W}]\nidle: [" + strings.Repeat("{name: C1, power: 1W}, ", 65) + "]" + w, "65 idle states are more than 64"},
+		{"opps: [{freq: 1GHz, power: 1W}]\nidle: [{name: awake, power: 1W}]" + w, `idle[0].name: "awake" is taken`},
 		{"opps: [{freq: 1GHz, power: 1W}]\ncluster: {cores: 1}\nworkload: {work: [1ms, 1ms], window: 1ms}", "2 jobs for 1 cores"},
 		{"opps: 3" + w, "x.yaml:1:7"},
 		{"opps: [{freq: 1GHz, power: 1W, color: red}]" + w, `unknown field "color"`},
@@ -117,8 +152,16 @@ func FuzzParsePlatform(f *testing.F) {
 			return
 		}
 		c := p.Choose()
-		if c.Best >= 0 && (math.IsNaN(float64(c.MixEnergy)) || float64(c.MixEnergy) > float64(c.Points[c.Best].Energy)*(1+1e-6)+1e-6) {
-			t.Errorf("mix %v, best %v", c.MixEnergy, c.Points[c.Best].Energy)
+		for _, pt := range c.Points {
+			if v := float64(pt.Power) + float64(pt.Time) + float64(pt.Energy); !(v >= 0) || math.IsInf(v, 0) {
+				t.Errorf("%+v", pt)
+			}
+		}
+		if c.Best < 0 {
+			return
+		}
+		if mix, best := float64(c.MixEnergy), float64(c.Points[c.Best].Energy); !(mix <= best*(1+1e-6)+1e-6) || len(c.Mix) == 0 {
+			t.Errorf("mix %v costs %g, best %g", c.Mix, mix, best)
 		}
 	})
 }

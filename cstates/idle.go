@@ -31,19 +31,6 @@ func (m Model) Cost(gap units.Seconds) units.Cost {
 	return m.Power.Over(max(0, gap-m.Entry-m.Exit)) + m.Transition
 }
 
-// BreakEven is the gap from which the state costs less than staying in one of
-// power shallow with no transition: (E - P t) / (shallow - P), and at least
-// Least. It is never reached, and ok is false, if the state's power is no lower.
-//
-// See energy.md 1.2; Augustine, Irani, Swamy, Optimal Power-Down Strategies.
-func (m Model) BreakEven(shallow units.Power) (gap units.Seconds, ok bool) {
-	if m.Power >= shallow {
-		return 0, false
-	}
-	g := units.Seconds(float64(m.Transition-m.Power.Over(m.Entry+m.Exit)) / float64(shallow-m.Power))
-	return max(g, m.Least()), true
-}
-
 // Awake is the name of a gap that is spent awake.
 const Awake = "awake"
 

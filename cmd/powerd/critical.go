@@ -95,8 +95,8 @@ func criticalJSON(p energy.Platform, c energy.Choice) jsonChoice {
 			out.Mix = append(out.Mix, jsonSpan{c.Points[s.OPP].Frequency, float64(s.Time)})
 		}
 	}
-	if c.RulePoint >= 0 {
-		out.RuleKHz, out.RuleUJ = &c.Points[c.RulePoint].Frequency, joules(c.RuleEnergy)
+	if c.RuleOPP >= 0 {
+		out.RuleKHz, out.RuleUJ = &c.Points[c.RuleOPP].Frequency, joules(c.RuleEnergy)
 	}
 	return out
 }
@@ -152,12 +152,12 @@ func criticalTable(u *ui, p energy.Platform, c energy.Choice) {
 	}
 	lines.row("rule", rows[c.Rule])
 	switch {
-	case c.RulePoint < 0:
+	case c.RuleOPP < 0:
 		lines.row("", "it names no operating point that does the work in the window")
-	case c.Overheads:
-		lines.row("", fmt.Sprintf("following it blindly runs at %v: %v, %s", c.Points[c.RulePoint].Frequency, c.RuleEnergy, against(c.RuleEnergy, c.Points[c.Best].Energy, "the best")))
+	case c.RuleCostsMore:
+		lines.row("", fmt.Sprintf("following it blindly runs at %v: %v, %s", c.Points[c.RuleOPP].Frequency, c.RuleEnergy, against(c.RuleEnergy, c.Points[c.Best].Energy, "the best")))
 	default:
-		lines.row("", fmt.Sprintf("following it runs at %v, which is the best here", c.Points[c.RulePoint].Frequency))
+		lines.row("", fmt.Sprintf("following it runs at %v, which is the best here", c.Points[c.RuleOPP].Frequency))
 	}
 	u.sections([]section{lines})
 }

@@ -2,7 +2,6 @@ package energy
 
 import (
 	"math"
-	"math/rand/v2"
 	"testing"
 
 	"github.com/powerd/powerd/cpufreq"
@@ -33,7 +32,7 @@ func TestChooseByHand(t *testing.T) {
 		t.Errorf("energies %v, %v", float64(c.Points[0].Energy), float64(c.Points[1].Energy))
 	}
 	// (1.5-0.1) x 2 = 2.8 < (4.5-0.1) x 1.
-	if c.Critical != 0 || c.Best != 0 || c.Rule != RowCritical || c.Overheads || c.Points[0].Idle != "C6" {
+	if c.Critical != 0 || c.Best != 0 || c.Rule != RowCritical || c.RuleCostsMore || c.Points[0].Idle != "C6" {
 		t.Errorf("%+v", c)
 	}
 
@@ -49,7 +48,7 @@ func TestChooseByHand(t *testing.T) {
 	// Nothing is feasible.
 	p.Workload.Window = 0.029
 	c = p.Choose()
-	if c.Best != -1 || c.Mix != nil || c.RulePoint != -1 || c.Critical != 0 {
+	if c.Best != -1 || c.Mix != nil || c.RuleOPP != -1 || c.Critical != 0 {
 		t.Errorf("%+v", c)
 	}
 
@@ -57,7 +56,7 @@ func TestChooseByHand(t *testing.T) {
 	p = two()
 	p.Workload.CanSleep = false
 	c = p.Choose()
-	if c.Rule != RowSlowest || c.RulePoint != 0 || !near(float64(c.Points[0].Energy), 110000) || c.Points[0].Idle != cstates.Awake {
+	if c.Rule != RowSlowest || c.RuleOPP != 0 || !near(float64(c.Points[0].Energy), 110000) || c.Points[0].Idle != cstates.Awake {
 		t.Errorf("%+v", c)
 	}
 	// Spinning: the whole window at its own power, 150 000 and 450 000.
@@ -88,138 +87,73 @@ func TestChooseByHand(t *testing.T) {
 	}
 }
 
-// P = b s^3 + P0 has its critical speed at (P0/(2b))^(1/3) (energy.md 1.1).
-func TestCriticalClosedForm(t *testing.T) {
-	const n = 10000
-	for _, p0 := range []float64{1e3, 1e5, 1e6, 3.9e6} {
-		var p Platform
-		for i := 1; i <= n; i++ {
-			s := float64(i) / n
-			p.Curve.OPPs = append(p.Curve.OPPs, cpufreq.OPP{Frequency: units.Frequency(i), Speed: s, Dynamic: units.Power(2e6 * s * s * s), Static: units.Power(p0)})
-		}
-		want := math.Cbrt(p0 / 4e6)
-		if got := p.Curve.OPPs[p.Curve.Critical(0, 1, 1)].Speed; math.Abs(got-want) > 1.0/n {
-			t.Errorf("P0 %g: critical speed %g, want %g", p0, got, want)
-		}
-		// Memory-bound work: the root of energy.md's derivative, by bisection.
-		alpha := 0.6
-		lo, hi := 1e-6, 1.0
-		d := func(s float64) float64 {
-			return -alpha*p0/(s*s) + 2e6*alpha*2*s + 2e6*3*s*s*(1-alpha)
-		}
-		for range 100 {
-			if mid := (lo + hi) / 2; d(mid) < 0 {
-				lo = mid
-			} else {
-				hi = mid
-			}
-		}
-		if got := p.Curve.OPPs[p.Curve.Critical(0, alpha, 1)].Speed; math.Abs(got-lo) > 2.0/n {
-			t.Errorf("P0 %g, alpha %g: critical speed %g, want %g", p0, alpha, got, lo)
-		}
+// Two cores on the clock of two, 0.6 W around them, jobs of 10 and 20 ms.
+func TestClusterByHand(t *testing.T) {
+	p := two()
+	p.Cluster = &Cluster{Cores: 2, Power: 0.6e6, Sleep: 5e3}
+	p.Workload.Work = []units.Seconds{0.020, 0.010}
+	// 1 GHz: 20 ms x (2 x 1.5 + 0.6) + 20 ms x (1.5 + 0.1 + 0.6) = 116 mJ, 60 ms x 5 mW.
+	// 2 GHz: 10 ms x (2 x 4.5 + 0.6) + 10 ms x (4.5 + 0.1 + 0.6) = 148 mJ, 80 ms x 5 mW.
+	c := p.Choose()
+	if !near(float64(c.Points[0].Energy), 116300) || !near(float64(c.Points[1].Energy), 148400) {
+		t.Errorf("energies %v, %v", float64(c.Points[0].Energy), float64(c.Points[1].Energy))
+	}
+	if c.Critical != 0 || c.Best != 0 || c.Deepest != 5e3 || c.Points[0].Idle != clusterSleep || !near(float64(c.Points[0].Time), 0.040) {
+		t.Errorf("%+v", c)
+	}
+
+	// In 25 ms: time is cheaper to save when one core is busy, so all of that
+	// is at 2 GHz, 52 mJ, and half of the rest, 36 + 48 mJ.
+	p.Workload.Window = 0.025
+	c = p.Choose()
+	if len(c.Mix) != 2 || !near(float64(c.MixEnergy), 136000) || !near(float64(c.Mix[0].Time), 0.010) || !near(float64(c.Mix[1].Time), 0.015) {
+		t.Errorf("mix %v costs %v", c.Mix, float64(c.MixEnergy))
+	}
+
+	// 6 W around them: 180 + 152 mJ against 150 + 106 mJ.
+	p.Cluster.Power, p.Workload.Window = 6e6, 0.100
+	if c = p.Choose(); c.Critical != 1 || c.Rule != RowCritical || c.RuleOPP != 1 {
+		t.Errorf("%+v", c)
+	}
+
+	// A cluster can sleep though its cores cannot.
+	p.Idle = nil
+	if c = p.Choose(); c.Rule != RowCritical {
+		t.Errorf("rule %s", c.Rule)
+	}
+
+	// Awake, gated, 0.6 W around: 20 x 3.6 + 20 x (1.5 + 0.5 + 0.6) + 60 x (0.6 + 2 x 0.5).
+	p.Cluster.Power, p.Workload.CanSleep = 0.6e6, false
+	if c = p.Choose(); !near(float64(c.Points[0].Energy), 220000) || c.Rule != RowSlowest || c.Points[0].Idle != cstates.Awake {
+		t.Errorf("%+v", c)
 	}
 }
 
-func randomPlatform(rng *rand.Rand) Platform {
-	var p Platform
-	n := 1 + rng.IntN(8)
-	for i := range n {
-		s := float64(i+1) / float64(n)
-		p.Curve.OPPs = append(p.Curve.OPPs, cpufreq.OPP{Frequency: units.Frequency(1e6 * s), Speed: s,
-			Dynamic: units.Power(rng.Float64() * 3e6 * s * s), Static: units.Power(rng.Float64() * 1e6), Measured: rng.IntN(3) == 0})
+// Each row of the lecture's table, and a case in which it costs more.
+func TestRules(t *testing.T) {
+	fixed := two()
+	fixed.FixedVoltage = true
+	if c := fixed.Choose(); c.Rule != RowMaximum || c.RuleOPP != 1 || !c.RuleCostsMore || !near(float64(c.RuleEnergy), 142200) {
+		t.Errorf("fixed voltage: %+v", c)
 	}
-	for i := range rng.IntN(3) {
-		p.Idle = append(p.Idle, cstates.Model{Name: string(rune('A' + i)), Power: units.Power(rng.Float64() * 3e5),
-			Entry: units.Seconds(rng.Float64() * 0.005), Exit: units.Seconds(rng.Float64() * 0.005), Residency: units.Seconds(rng.Float64() * 0.03), Transition: units.Cost(rng.Float64() * 3000)})
+	fixed.Workload.CanSleep = false
+	if c := fixed.Choose(); c.Rule != RowSlowest {
+		t.Errorf("fixed voltage without sleep: %+v", c)
 	}
-	p.Awake = AwakeKind(rng.IntN(3))
-	p.AwakePower = units.Power(rng.Float64() * 1e6)
-	p.Workload = Workload{Work: []units.Seconds{units.Seconds(0.001 + 0.1*rng.Float64())}, Window: 0.1, CPUBound: rng.Float64(), Stall: rng.Float64(), CanSleep: rng.IntN(4) > 0}
-	return p
-}
 
-// The mix is never dearer than the best OPP, does the work in the window, and is
-// no cheaper than a dense search over pairs of OPPs and lengths of the gap.
-func TestMix(t *testing.T) {
-	for seed := range uint64(2000) {
-		p := randomPlatform(rand.New(rand.NewPCG(seed, 5)))
-		c := p.Choose()
-		if c.Best < 0 {
-			continue
-		}
-		if float64(c.MixEnergy) > float64(c.Points[c.Best].Energy)*(1+1e-9) {
-			t.Fatalf("seed %d: mix %v, best %v", seed, c.MixEnergy, c.Points[c.Best].Energy)
-		}
-		var work, time units.Seconds
-		for _, s := range c.Mix {
-			work += s.Time / p.tau(s.OPP)
-			time += s.Time
-		}
-		if !near(float64(work), float64(p.Workload.Work[0])) || time > p.Workload.Window*(1+1e-9) {
-			t.Fatalf("seed %d: %v does %v of %v in %v", seed, c.Mix, work, p.Workload.Work[0], time)
-		}
-		for i := range p.Curve.OPPs {
-			for j := range p.Curve.OPPs {
-				for share := 0.0; share <= 1; share += 0.05 {
-					w := p.Workload.Work[0]
-					ti, tj := w*units.Seconds(share)*p.tau(i), w*units.Seconds(1-share)*p.tau(j)
-					gap := p.Workload.Window - ti - tj
-					if gap < 0 {
-						continue
-					}
-					_, idle := cstates.Cheapest(p.states(), gap, p.cheapestAwake())
-					if e := p.power(i).Over(ti) + p.power(j).Over(tj) + idle; float64(e) < float64(c.MixEnergy)*(1-1e-9) {
-						t.Fatalf("seed %d: %d and %d at share %g cost %v, the mix %v", seed, i, j, share, e, c.MixEnergy)
-					}
-				}
-			}
-		}
+	// 3 W of static power, 0 W of idling awake: slow is 60 ms x 4 = 240 mJ,
+	// fast 30 ms x 7 = 210 mJ.
+	shared := two()
+	shared.Workload.CanSleep, shared.Awake = false, AwakePower
+	shared.Curve.OPPs[0].Static, shared.Curve.OPPs[1].Static = 3e6, 3e6
+	if c := shared.Choose(); c.Rule != RowSlowest || c.RuleOPP != 0 || c.Best != 1 || !c.RuleCostsMore || !near(float64(c.RuleEnergy), 240000) {
+		t.Errorf("shared power without sleep: %+v", c)
 	}
-}
-
-// The cluster's mix equals the dual of the linear program over segment x OPP:
-//
-//	max over y >= 0 of  sum_k min_i (c_ki - idle + y) tau_i w_k  + (idle - y) window
-func TestClusterMix(t *testing.T) {
-	for seed := range uint64(300) {
-		rng := rand.New(rand.NewPCG(seed, 6))
-		p := randomPlatform(rng)
-		p.Cluster = &Cluster{Cores: 4, Power: units.Power(rng.Float64() * 2e6), Sleep: units.Power(rng.Float64() * 1e5)}
-		p.Workload.Work = nil
-		for range 1 + rng.IntN(4) {
-			p.Workload.Work = append(p.Workload.Work, units.Seconds(0.001+0.09*rng.Float64()))
-		}
-		c := p.Choose()
-		if c.Best < 0 {
-			continue
-		}
-		idle := float64(p.clusterIdle())
-		dual := func(y float64) float64 {
-			sum := (idle - y) * float64(p.Workload.Window)
-			for _, s := range p.segments() {
-				least := math.Inf(1)
-				for i := range p.Curve.OPPs {
-					least = math.Min(least, (float64(p.clusterPower(i, s.busy))-idle+y)*float64(p.tau(i)*s.work))
-				}
-				sum += least
-			}
-			return sum
-		}
-		lo, hi := 0.0, 1e9 // the dual is concave in y
-		for range 300 {
-			a, b := lo+(hi-lo)/3, hi-(hi-lo)/3
-			if dual(a) < dual(b) {
-				lo = a
-			} else {
-				hi = b
-			}
-		}
-		want := math.Max(dual(0), dual((lo+hi)/2))
-		if math.Abs(float64(c.MixEnergy)-want) > 1e-6*want {
-			t.Fatalf("seed %d: mix %v, its dual %v", seed, float64(c.MixEnergy), want)
-		}
-		if float64(c.MixEnergy) > float64(c.Points[c.Best].Energy)*(1+1e-9) {
-			t.Fatalf("seed %d: mix %v, best %v", seed, c.MixEnergy, c.Points[c.Best].Energy)
-		}
+	// Then the mix may idle at the cheapest clock, and a single OPP may not.
+	shared.Awake = AwakeGated
+	shared.Curve.OPPs[0].Static = 1e6
+	// 1 GHz: 60 x 2 + 40 x 1 = 160; 2 GHz: 30 x 7 + 70 x 3 = 420.
+	if c := shared.Choose(); !near(float64(c.Points[1].Energy), 420000) || !near(float64(c.MixEnergy), 160000) || c.Deepest != 1e6 {
+		t.Errorf("clock changed to idle: %+v", c)
 	}
 }

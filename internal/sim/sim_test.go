@@ -1,0 +1,284 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/powerd/powerd/cpufreq"
+	"github.com/powerd/powerd/cstates"
+	"github.com/powerd/powerd/internal/units"
+)
+
+// ladder is three OPPs, 1 to 3 GHz, at 1, 4 and 9 W busy (0.5 W of it static).
+func ladder() cpufreq.Curve {
+	var c cpufreq.Curve
+	for i := 1.0; i <= 3; i++ {
+		c.OPPs = append(c.OPPs, cpufreq.OPP{Frequency: units.Frequency(i * 1e6), Speed: i / 3, Dynamic: units.Power((i*i - 0.5) * 1e6), Static: 0.5e6})
+	}
+	return c
+}
+
+func c6() []cstates.Model {
+	return []cstates.Model{{Name: "C1", Power: 0.2e6, Residency: 1e-6}, {Name: "C6", Power: 0.1e6, Exit: 0, Residency: 100e-6}}
+}
+
+func machine(t testing.TB, c Config) *Machine {
+	t.Helper()
+	if c.Spec.Clusters == nil {
+		c.Spec = FromCurve("test", ladder(), c6(), 1, 2, 1*units.Watt)
+	}
+	m, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func (m *Machine) set(t testing.TB, name, value string) {
+	t.Helper()
+	if err := m.WriteFile(name, []byte(value)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (m *Machine) get(t testing.TB, name string) string {
+	t.Helper()
+	b, err := m.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSuffix(string(b), "\n")
+}
+
+// One batch of 1 s of work on one of two cores at 1 GHz (a third of the speed):
+// it takes 3 s at 1 W, the cluster awake (1 W); the other core and the last
+// second are slept at 0.1 W a core and 0.02 W for the cluster.
+func TestEnergyByHand(t *testing.T) {
+	m := machine(t, Config{Governor: "powersave", Workloads: []Workload{{Cgroup: "a", Work: time.Second}}})
+	m.set(t, cpuDir+"/cpufreq/policy0/scaling_governor", "powersave")
+	m.Advance(4 * time.Second)
+	total, base, groups := m.Energy()
+	if math.Abs(float64(groups["a"])-3e9) > 10 {
+		t.Errorf("the batch used %d nJ, want 3e9", groups["a"])
+	}
+	want := 3e9*1 + 1e9*0.02 + 0.1*1e9 + 0.1*4e9
+	if math.Abs(float64(base)-want) > 10 || total != base+groups["a"] {
+		t.Errorf("base %d nJ, want %.0f; total %d", base, want, total)
+	}
+	if j := m.Jobs()["a"]; j.Done != 1 || j.P99 != 3*time.Second {
+		t.Errorf("%+v", j)
+	}
+	if got := m.get(t, raplDir+"/energy_uj"); got != fmt.Sprint(total/1000) {
+		t.Errorf("the meter reads %s, the truth is %d nJ", got, total)
+	}
+}
+
+// The governors, by hand (energy.md 1.5): a load of 40 % at 3 GHz.
+func TestGovernors(t *testing.T) {
+	for governor, want := range map[string]int{
+		"performance": 2,
+		"powersave":   0,
+		"schedutil":   1, // 1.25 x 0.4 x 3 GHz = 1.5 GHz: 2 GHz
+		"ondemand":    1, // 1 + 0.4 x 2 = 1.8 GHz: 2 GHz is nearest
+	} {
+		m := machine(t, Config{Governor: governor})
+		d := m.domains[0]
+		m.choose(d, 0.4, 0.4)
+		if d.opp != want {
+			t.Errorf("%s chooses OPP %d, want %d", governor, d.opp, want)
+		}
+	}
+	m := machine(t, Config{Governor: "ondemand"})
+	d := m.domains[0]
+	if m.choose(d, 0.96, 0); d.opp != 2 {
+		t.Errorf("ondemand above its threshold chooses %d", d.opp)
+	}
+	if m.choose(d, 0.25, 0); d.opp != 0 { // 1.5 GHz is as near to 1 as to 2: the lower
+		t.Errorf("ondemand's tie chooses %d", d.opp)
+	}
+	m = machine(t, Config{Governor: "conservative"})
+	d = m.domains[0]
+	m.setOPP(d, 0)
+	if m.choose(d, 0.9, 0); d.opp != 1 { // 1 GHz + 5 % of 3 GHz: 2 GHz is the next
+		t.Errorf("conservative goes up to %d", d.opp)
+	}
+	if m.choose(d, 0.1, 0); d.opp != 0 {
+		t.Errorf("conservative goes down to %d", d.opp)
+	}
+}
+
+// What a kernel refuses, by the errnos that the testbed saw
+// (internal/testbed/testdata/errnos.txt).
+func TestRefusals(t *testing.T) {
+	m := machine(t, Config{Workloads: []Workload{{Cgroup: "t", Period: 10 * time.Millisecond, Work: time.Millisecond}}})
+	pol, cg := cpuDir+"/cpufreq/policy0/", cgroupDir+"/t/"
+	for _, tt := range []struct {
+		file, value string
+		err         error
+		reads       string
+	}{
+		{pol + "scaling_max_freq", "garbage", syscall.EINVAL, "3000000"},
+		{pol + "scaling_max_freq", "2500000", nil, "2000000"},
+		{pol + "scaling_min_freq", "3000000", nil, "2000000"},
+		{pol + "scaling_max_freq", "9999999", nil, "3000000"},
+		{pol + "scaling_min_freq", "1100000", nil, "2000000"},
+		{pol + "scaling_min_freq", "1", nil, "1000000"},
+		{pol + "scaling_governor", "nonesuch", syscall.EINVAL, "schedutil"},
+		{pol + "scaling_setspeed", "1000000", syscall.EINVAL, "<unsupported>"},
+		{pol + "related_cpus", "0", syscall.EACCES, "0 1"},
+		{cpuDir + "/cpu1/cpuidle/state1/disable", "2", nil, "1"},
+		{cpuDir + "/cpu1/cpuidle/state1/disable", "-1", syscall.EINVAL, "1"},
+		{cpuDir + "/cpu1/power/pm_qos_resume_latency_us", "n/a", nil, "n/a"},
+		{cpuDir + "/cpu1/power/pm_qos_resume_latency_us", "2147483647", syscall.EINVAL, "n/a"},
+		{cpuDir + "/cpu1/online", "2", syscall.EINVAL, "1"},
+		{cg + "cpu.max", "999", syscall.EINVAL, "max 100000"},
+		{cg + "cpu.max", "50000 999", syscall.EINVAL, "max 100000"},
+		{cg + "cpu.max", "50000 1000001", syscall.EINVAL, "max 100000"},
+		{cg + "cpu.max", "50000 100000", nil, "50000 100000"},
+		{cg + "cpu.max", "max", nil, "max 100000"},
+		{cg + "cpu.weight", "10001", syscall.ERANGE, "100"},
+		{cg + "cpuset.cpus", "1-0", syscall.EINVAL, ""},
+		{cg + "cpuset.cpus", "7", syscall.ERANGE, ""},
+		{cg + "cpuset.cpus", "1", nil, "1"},
+		{cg + "cpuset.cpus", "", nil, "1"},
+		{cg + "cpuset.cpus", "\n", nil, ""},
+		{cg + "cgroup.procs", "99999", syscall.ESRCH, "1000"},
+		{cg + "cgroup.subtree_control", "+nonesuch", syscall.EINVAL, ""},
+		{cg + "cgroup.subtree_control", "+cpu", syscall.EBUSY, ""},
+	} {
+		if err := m.WriteFile(tt.file, []byte(tt.value)); !errors.Is(err, tt.err) && (err != nil || tt.err != nil) {
+			t.Errorf("%s < %q: %v, want %v", tt.file, tt.value, err, tt.err)
+		}
+		if got := m.get(t, tt.file); got != tt.reads {
+			t.Errorf("%s < %q: reads %q, want %q", tt.file, tt.value, got, tt.reads)
+		}
+	}
+	m.set(t, cpuDir+"/cpu1/online", "0")
+	if _, err := m.ReadFile(cpuDir + "/cpu1/topology/core_id"); !errors.Is(err, syscall.ENOENT) {
+		t.Errorf("an offline cpu's core_id: %v", err)
+	}
+	for name, want := range map[string]error{cgroupDir + "/t": syscall.EBUSY, cgroupDir + "/none": syscall.ENOENT} {
+		if err := m.Remove(name); !errors.Is(err, want) {
+			t.Errorf("rmdir %s: %v", name, err)
+		}
+	}
+	if err := m.Mkdir(cgroupDir + "/t"); !errors.Is(err, syscall.EEXIST) {
+		t.Errorf("mkdir twice: %v", err)
+	}
+	if err := m.WriteFile("sys/none", []byte("1")); !errors.Is(err, syscall.ENOENT) {
+		t.Errorf("a file that is not there: %v", err)
+	}
+}
+
+// cpu.max: a quota of 0.2 cpus lets an endless task use 0.2 s a second.
+func TestQuota(t *testing.T) {
+	m := machine(t, Config{Workloads: []Workload{{Cgroup: "t"}}})
+	m.set(t, cgroupDir+"/t/cpu.max", "20000 100000")
+	m.Advance(10 * time.Second)
+	g := m.find("t")
+	if got := g.usage.Seconds(); math.Abs(got-2) > 0.05 {
+		t.Errorf("used %g s of 10, want 2", got)
+	}
+	if g.stops < 95 || g.waited < 7*time.Second {
+		t.Errorf("throttled %d times for %v", g.stops, g.waited)
+	}
+	m.set(t, cgroupDir+"/t/cpu.max", "max")
+	m.Advance(10 * time.Second)
+	if got := m.find("t").usage.Seconds(); math.Abs(got-12) > 0.1 {
+		t.Errorf("without the quota used %g s, want 12", got)
+	}
+}
+
+// cpuset.cpus confines, and an offline cpu's tasks go elsewhere.
+func TestCpuset(t *testing.T) {
+	m := machine(t, Config{Workloads: []Workload{{Cgroup: "t", Threads: 2}}})
+	m.set(t, cgroupDir+"/t/cpuset.cpus", "1")
+	m.Advance(time.Second)
+	if a, b := m.cpus[0].busy, m.cpus[1].busy; a > 5*time.Millisecond || b < 990*time.Millisecond {
+		t.Errorf("cpu0 was busy %v, cpu1 %v", a, b)
+	}
+	m.set(t, cpuDir+"/cpu1/online", "0")
+	m.Advance(time.Second)
+	if got := m.cpus[0].busy; got < 990*time.Millisecond {
+		t.Errorf("with cpu1 offline cpu0 was busy %v", got)
+	}
+}
+
+// hostile is a machine on which everything goes wrong.
+func hostile(seed uint64) Config {
+	spec := FromCurve("hostile", ladder(), c6(), 2, 3, 1*units.Watt)
+	spec.Range = 5e6
+	return Config{Seed: seed, Spec: spec, Governor: governors[seed%uint64(len(governors))], Workloads: []Workload{
+		{Cgroup: "p/a", Period: 16 * time.Millisecond, Work: 4 * time.Millisecond},
+		{Cgroup: "p/b", Period: 30 * time.Millisecond, Work: 9 * time.Millisecond, Poisson: true, Threads: 3, CPUBound: 0.6},
+		{Cgroup: "q", Threads: 1},
+	}, Faults: Faults{Write: 0.05, Meter: 0.1, Foreign: 0.2, Hotplug: 0.1, Churn: 0.1}}
+}
+
+// Whatever happens, the parts sum to the meter to the nanojoule; and one seed
+// makes one history.
+func TestConservationAndDeterminism(t *testing.T) {
+	for seed := range uint64(12) {
+		var histories [2]string
+		for k := range histories {
+			m := machine(t, hostile(seed))
+			for range 40 {
+				m.Advance(500 * time.Millisecond)
+				total, base, groups := m.Energy()
+				sum := base
+				for _, e := range groups {
+					sum += e
+				}
+				if sum != total {
+					t.Fatalf("seed %d at %v: parts %d, total %d", seed, m.Elapsed(), sum, total)
+				}
+			}
+			knobs := m.Knobs()
+			for _, name := range slices.Sorted(maps.Keys(knobs)) {
+				histories[k] += name + "=" + knobs[name] + "\n"
+			}
+			histories[k] += fmt.Sprintln(m.Energy())
+		}
+		if diff := cmp.Diff(histories[0], histories[1]); diff != "" {
+			t.Fatalf("seed %d has two histories: %s", seed, diff)
+		}
+	}
+}
+
+func FuzzWrite(f *testing.F) {
+	f.Add(uint8(0), "1000000")
+	f.Add(uint8(9), "max 100000")
+	f.Add(uint8(20), "+cpuset -cpu")
+	f.Fuzz(func(t *testing.T, which uint8, value string) {
+		m := machine(t, Config{Workloads: []Workload{{Cgroup: "p/a", Period: 16 * time.Millisecond, Work: 4 * time.Millisecond}}})
+		knobs := m.Knobs()
+		names := slices.Sorted(maps.Keys(knobs))
+		m.WriteFile(names[int(which)%len(names)], []byte(value)) //nolint:errcheck // it must only not panic
+		m.Advance(200 * time.Millisecond)
+	})
+}
+
+// BenchmarkAdvance tells how many times faster than real a machine of 8 cpus with
+// 12 tasks runs.
+func BenchmarkAdvance(b *testing.B) {
+	spec := FromCurve("bench", ladder(), c6(), 2, 4, 1*units.Watt)
+	c := Config{Spec: spec}
+	for i := range 12 {
+		c.Workloads = append(c.Workloads, Workload{Cgroup: fmt.Sprint("c", i), Period: 16 * time.Millisecond, Work: 4 * time.Millisecond})
+	}
+	m := machine(b, c)
+	b.ReportAllocs()
+	for b.Loop() {
+		m.Advance(100 * time.Millisecond)
+	}
+	b.ReportMetric(m.Elapsed().Seconds()/b.Elapsed().Seconds(), "x-real-time")
+}

@@ -44,11 +44,12 @@ func decide(in Input) Plan {
 	}
 	classes := d.classes()
 	for i, c := range classes {
-		later := 0
+		later, demand := 0, 0.0
 		for _, l := range classes[i+1:] {
 			later += d.need(l)
+			demand += l.demand
 		}
-		d.pool(c, later)
+		d.pool(c, later, demand)
 	}
 	d.bands()
 	d.plan.DisableIdle = slices.Clone(in.Policy.DisableIdle)
@@ -91,6 +92,9 @@ func (d *decider) classes() []member {
 				m.demand += want
 			}
 		}
+		// Idle so far, it still needs a price: work to come costs least at the
+		// same speed as a little work now.
+		m.demand = max(m.demand, 1e-3)
 		if len(m.containers) > 0 {
 			slices.SortFunc(m.containers, func(a, b Container) int { return strings.Compare(a.ID, b.ID) })
 			out = append(out, m)
@@ -128,8 +132,10 @@ type candidate struct {
 	feasible bool
 }
 
-// pool chooses the cores and the speed of one class.
-func (d *decider) pool(m member, later int) {
+// pool chooses the cores and the speed of one class. Those that choose later need
+// as many cores and have as much demand as given: a class may spread onto more
+// than it needs, but not beyond its part of what there is.
+func (d *decider) pool(m member, later int, demand float64) {
 	var allowed cpuset.Set
 	placeable := false
 	for _, c := range m.containers {
@@ -138,10 +144,20 @@ func (d *decider) pool(m member, later int) {
 	}
 	allowed = allowed.Intersect(d.online)
 	order := d.order(m, allowed.Minus(d.taken))
+	stay := order
 	if len(order) == 0 { // nothing left to itself: it shares
 		order = d.order(m, allowed)
+		stay = order
 	} else {
-		order = order[:min(len(order), max(d.need(m), len(order)-later))]
+		most := len(order) - later
+		if m.demand+demand > 0 {
+			most = min(most, int(math.Ceil(float64(len(order))*m.demand/(m.demand+demand))))
+		}
+		most = max(d.need(m), most)
+		// Where it has a core more than that already, the flicker of another's
+		// demand is no reason to move.
+		stay = order[:min(len(order), max(d.need(m), min(most+1, len(order)-later)))]
+		order = order[:min(len(order), most)]
 	}
 	if len(order) == 0 {
 		for _, c := range m.containers {
@@ -164,7 +180,7 @@ func (d *decider) pool(m member, later int) {
 		}
 	}
 	chosen := best
-	if now, ok := d.present(m, order); ok && now.feasible == best.feasible && (best.feasible || now.capacity >= best.capacity) &&
+	if now, ok := d.present(m, stay); ok && now.feasible == best.feasible && (best.feasible || now.capacity >= best.capacity) &&
 		now.power <= best.power*(1+moveGain) && d.meets(m, now) {
 		chosen = now
 	}
@@ -402,7 +418,7 @@ func (d *decider) priceAt(m member, cores, opp []int) candidate {
 	for _, i := range cores {
 		dom := mach.Domains[mach.Cores[i].Domain]
 		if len(dom.Curve.OPPs) > 0 {
-			c.power += dom.above(c.opp[mach.Cores[i].Domain], u)
+			c.power += dom.above(c.opp[mach.Cores[i].Domain], u, dom.sleep(m))
 		}
 	}
 	for k, is := range mach.Islands {
@@ -429,13 +445,29 @@ func (d *decider) ceilingOf(dom int) int {
 	return d.ceiling[dom]
 }
 
-// above is a core's power above sleep when it is busy the share u of the time at
-// an OPP. A core that cannot sleep spins through the rest.
-func (dom Domain) above(opp int, u float64) units.Power {
+// above is a core's power above the deepest sleep when it is busy the share u of
+// the time at an OPP and sleeps as deep as it may otherwise. A core that cannot
+// sleep spins through the rest.
+func (dom Domain) above(opp int, u float64, sleep units.Power) units.Power {
 	if !dom.CanSleep {
 		u = max(u, 1)
 	}
-	return units.Power(u) * (dom.Curve.Power(opp, dom.CPUBound, 1) - dom.Sleep)
+	return units.Power(u)*(dom.Curve.Power(opp, dom.CPUBound, 1)-dom.Sleep) + units.Power(max(0, 1-u))*(sleep-dom.Sleep)
+}
+
+// sleep is a core's power in the deepest state that a class bears to leave. With
+// none it stays awake, its clock gated.
+func (dom Domain) sleep(m member) units.Power {
+	if m.MaxWakeLatency == nil || len(dom.States) == 0 {
+		return dom.Sleep
+	}
+	p := max(dom.Curve.OPPs[0].Static, dom.Sleep)
+	for _, s := range dom.States {
+		if s.Latency <= *m.MaxWakeLatency {
+			p = min(p, s.Power)
+		}
+	}
+	return p
 }
 
 // oppAt returns the lowest OPP that is at least as fast as level.
@@ -512,7 +544,7 @@ func (d *decider) take(m member, c, least candidate, best units.Power, placeable
 				n++
 			}
 		}
-		d.power += units.Power(n) * dd.above(i, u)
+		d.power += units.Power(n) * dd.above(i, u, dd.sleep(m))
 	}
 	d.assign(m, c, cpus, placeable)
 }

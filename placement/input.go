@@ -70,6 +70,9 @@ type Domain struct {
 	// there is one that saves anything.
 	Sleep    units.Power
 	CanSleep bool
+	// States are the idle states whose power is known, for what a bound on wake
+	// latency costs. Without any, a bound is taken to cost nothing.
+	States []IdleState
 	// CPUBound is the share of the work's time at the fastest OPP that scales
 	// with the clock, 0 to 1.
 	CPUBound float64
@@ -77,6 +80,12 @@ type Domain struct {
 	Floor, Ceiling units.Frequency
 	// Source tells where the curve comes from, e.g. "ACPI _PSS".
 	Source string
+}
+
+// An IdleState is what a core's idle state costs and how long it takes to leave.
+type IdleState struct {
+	Latency time.Duration // entry + exit
+	Power   units.Power
 }
 
 // An Island is a part of the machine that is awake while any of its cpus is.

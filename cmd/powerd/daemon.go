@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -28,6 +29,7 @@ type machineFlags struct {
 	config   string
 	stateDir string
 	socket   string
+	seed     uint64 // of a simulated machine
 }
 
 func (f *machineFlags) add(cmd *cobra.Command, machines string) {
@@ -49,6 +51,9 @@ type world struct {
 
 func (f *machineFlags) open() (*world, error) {
 	folder, label := "/", "host"
+	if _, ok := f.simulated(); ok {
+		return nil, usage(fmt.Errorf("cannot use --machine %s: a simulated machine is gone when its run ends", f.machine), "name host, or the root of a captured machine")
+	}
 	if f.machine != "host" {
 		abs, err := filepath.Abs(f.machine)
 		if err != nil {
@@ -117,18 +122,30 @@ func newDaemonCmd(u *ui) *cobra.Command {
 		Short: "Govern a machine: observe, decide, apply, account, until stopped",
 		Long: `daemon looks at the machine once per interval, learns what its work costs, decides
 where containers run and in which band of frequencies, applies the difference and
-charges the energy. At the end every file it changed holds its first value again.`,
+charges the energy. At the end every file it changed holds its first value again.
+
+On a simulated machine time is simulated too: the daemon that runs on real machines
+governs its files for the time given (default 60s), and then the same work runs under
+each of the kernel's governors, for comparison. Those joules are modelled.`,
 		Args: noArgs,
 	}
 	f.add(cmd, machinesHelp)
 	cmd.Flags().DurationVar(&span, "for", 0, "stop after this long (default: when told to)")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "decide but write nothing")
+	cmd.Flags().Uint64Var(&f.seed, "seed", 1, "seed of a simulated machine's work")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if span < 0 {
 			return usage(fmt.Errorf("cannot run for %v", span), "give a time such as 60s")
 		}
 		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
+		if platform, ok := f.simulated(); ok {
+			c, config, err := f.openSim(platform, cmp.Or(span, simSpan))
+			if err != nil {
+				return err
+			}
+			return governSim(ctx, u, c, config, dryRun)
+		}
 		if span > 0 {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, span)

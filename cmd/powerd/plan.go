@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,8 +19,30 @@ func newPlanCmd(u *ui) *cobra.Command {
 	}
 	f.add(cmd, machinesHelp)
 	cmd.Flags().DurationVar(&watch, "watch", time.Second, "how long to look at the load before deciding")
+	cmd.Flags().Uint64Var(&f.seed, "seed", 1, "seed of a simulated machine's work")
 	output := outputFlag(cmd, "table", "json")
+	show := func(s *daemon.Snapshot) error {
+		if output.value == "json" {
+			return u.json(s)
+		}
+		u.plan(s)
+		return nil
+	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if watch < 0 {
+			return usage(fmt.Errorf("cannot watch for %v", watch), "give a time such as 1s")
+		}
+		if platform, ok := f.simulated(); ok {
+			c, config, err := f.openSim(platform, watch)
+			if err != nil {
+				return err
+			}
+			s, err := planSim(c, config, watch)
+			if err != nil {
+				return err
+			}
+			return show(s)
+		}
 		w, err := f.open()
 		if err != nil {
 			return err
@@ -33,12 +56,7 @@ func newPlanCmd(u *ui) *cobra.Command {
 			return cmd.Context().Err()
 		case <-second:
 		}
-		s := d.Tick(time.Now())
-		if output.value == "json" {
-			return u.json(s)
-		}
-		u.plan(s)
-		return nil
+		return show(d.Tick(time.Now()))
 	}
 	return cmd
 }

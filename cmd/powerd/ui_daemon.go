@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/powerd/powerd/internal/bench"
 	"github.com/powerd/powerd/internal/daemon"
 	"github.com/powerd/powerd/internal/sysfs"
 	"github.com/powerd/powerd/internal/units"
@@ -62,12 +63,16 @@ func meterLine(e daemon.EnergyState) string {
 
 // tick reports what a tick changed, and nothing when it changed nothing.
 func (u *ui) tick(s *daemon.Snapshot) {
-	for _, w := range s.Outcome.Done {
-		verb := "set"
-		if s.DryRun {
-			verb = "would set"
+	verb := "set"
+	if s.DryRun {
+		verb = "would set"
+	}
+	for i, w := range s.Outcome.Done {
+		if i == maxRows {
+			u.notef("tick %d: %s %d files more", s.Tick, verb, len(s.Outcome.Done)-i)
+			break
 		}
-		u.notef("%s %s to %q", verb, w.File, w.Value)
+		u.notef("tick %d: %s %s to %q", s.Tick, verb, w.File, w.Value)
 	}
 	for _, f := range s.Outcome.Failures {
 		if f.Tries == 1 {
@@ -202,4 +207,19 @@ func dash(s string) string {
 		return "-"
 	}
 	return s
+}
+
+// compared shows what the same work came to under each policy, the first being
+// powerd, which the others are held against.
+func (u *ui) compared(results []bench.Result, c bench.Case) {
+	own := results[0]
+	t := section{title: "compared"}
+	t.row("policy", "energy", "mean power", "x powerd", "deadlines missed", "p99 of requests", "work done")
+	for _, r := range results {
+		missed, done := r.Missed()
+		t.row(r.Policy, r.Energy.String(), r.Power().String(), fmt.Sprintf("%.2f", float64(r.Energy)/float64(own.Energy)),
+			fmt.Sprintf("%d of %d", missed, done), r.P99(c).Round(100*time.Microsecond).String(), fmt.Sprintf("%.1f s", r.Work))
+	}
+	t.row(fmt.Sprintf("the same %v of work, seed %d, on %s; joules are modelled", c.Span, c.Machine.Seed, c.Machine.Spec.Name))
+	u.sections([]section{t})
 }

@@ -78,17 +78,19 @@ func New(o Options) *Daemon {
 // called from any goroutine, and reading it has no effect on anything.
 func (d *Daemon) Snapshot() *Snapshot { return d.published.Load() }
 
-// Run ticks until the context ends. Ready is called after the first tick.
-func (d *Daemon) Run(ctx context.Context, ready func(*Snapshot)) {
+// Run looks at the machine for one interval, for nobody should be moved before
+// what they need is known, and then ticks until the context ends. Each tick's
+// snapshot goes to published.
+func (d *Daemon) Run(ctx context.Context, published func(*Snapshot)) {
 	ticker := time.NewTicker(d.config.Interval)
 	defer ticker.Stop()
-	ready(d.Tick(time.Now()))
+	d.Look(time.Now())
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			ready(d.Tick(now))
+			published(d.Tick(now))
 		}
 	}
 }

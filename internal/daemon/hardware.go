@@ -49,6 +49,7 @@ func readHardware(m sysfs.FS, platform *energy.Platform) *Hardware {
 	h.cores()
 	h.domains(firmware, platform)
 	h.groups()
+	h.islands(platform)
 	h.Meter = energy.Best(energy.Discover(r))
 	h.Warnings = r.Warnings()
 	return h
@@ -133,6 +134,11 @@ func (h *Hardware) domains(firmware []map[units.Frequency]units.Power, platform 
 			continue
 		}
 		share := capacity(d.CPUs.Min())
+		if platform != nil {
+			for _, s := range platform.Idle {
+				d.States = append(d.States, placement.IdleState{Latency: (s.Entry + s.Exit).Duration(), Power: s.Power})
+			}
+		}
 		d.Curve, d.Sleep, d.Source = curve(steps, policy, share, firmware, platform)
 		if policy.ScalingMin != nil && policy.ScalingMax != nil {
 			d.Floor, d.Ceiling = *policy.ScalingMin, *policy.ScalingMax
@@ -280,6 +286,17 @@ func (h *Hardware) groups() {
 	}
 	if len(h.Machine.Groups) == 0 && !h.Topology.Online.Empty() {
 		h.Machine.Groups = []cpuset.Set{h.Topology.Online}
+	}
+}
+
+// islands prices what is shared: the platform's cluster, once for each cache.
+func (h *Hardware) islands(platform *energy.Platform) {
+	if platform == nil || platform.Cluster == nil {
+		return
+	}
+	for _, g := range h.Machine.Groups {
+		h.Machine.Islands = append(h.Machine.Islands, placement.Island{Name: "cluster " + g.String(), CPUs: g,
+			Awake: platform.Cluster.Power, Asleep: platform.Cluster.Sleep})
 	}
 }
 

@@ -41,6 +41,8 @@ type interval struct {
 	speed []float64
 	used  map[containers.ID]time.Duration
 	other units.Seconds // busy time in no container
+	// shared is what islands cost above their sleep, for any of their cpus being busy.
+	shared units.Cost
 	// measured is what the meter counted, nil without one.
 	measured   *units.Energy
 	unmeasured string // why not
@@ -96,6 +98,15 @@ func between(last, seen *Seen) (iv interval, ok bool) {
 			iv.cost[d] += dom.Curve.Power(i, dom.CPUBound, 1).Over(units.Seconds(busy * s))
 			iv.speed[d] += s / dom.Curve.Tau(i, dom.CPUBound)
 		}
+	}
+	for _, is := range h.Machine.Islands {
+		asleep := 1.0
+		for c := range is.CPUs.All() {
+			if int(c) < len(seen.Busy) && int(c) < len(last.Busy) {
+				asleep *= 1 - min(1, max(0, (seen.Busy[c]-last.Busy[c]).Seconds()/float64(iv.seconds)))
+			}
+		}
+		iv.shared += units.Power(float64(is.Awake-is.Asleep) * (1 - asleep)).Over(iv.seconds)
 	}
 	iv.used = make(map[containers.ID]time.Duration, len(seen.Containers))
 	before := make(map[containers.ID]time.Duration, len(last.Containers))
@@ -164,11 +175,14 @@ func (m model) learn(last, seen *Seen) (next model) {
 			where = *c.CPUs
 		}
 		now := iv.used[c.ID].Seconds() / float64(iv.seconds) * h.speed(iv, where)
+		if saturated(last, seen, where) {
+			now *= reach
+		}
 		next.demand[c.ID] = follow(m.demand[c.ID], now)
 	}
 	next.other = follow(m.other, float64(iv.other/iv.seconds)*h.speed(iv, h.Topology.Online))
 	if iv.measured != nil {
-		s := energy.Sample{Seconds: iv.seconds, Energy: *iv.measured}
+		s := energy.Sample{Seconds: iv.seconds, Energy: *iv.measured - units.Energy(iv.shared)}
 		for d := range iv.busy {
 			for _, b := range iv.busy[d] {
 				s.Busy += units.Seconds(b)
@@ -178,6 +192,22 @@ func (m model) learn(last, seen *Seen) (next model) {
 		next.power = next.power.Learn(s)
 	}
 	return next
+}
+
+// reach is how much more a container is taken to want that has used up its cpus:
+// how much it would use on more of them cannot be seen.
+const reach = 1.5
+
+// saturated reports whether some cpus had no idle time between two readings.
+func saturated(last, seen *Seen, cpus cpuset.Set) bool {
+	var busy, total time.Duration
+	for c := range cpus.All() {
+		if int(c) < len(seen.Busy) && int(c) < len(last.Busy) {
+			busy += seen.Busy[c] - last.Busy[c]
+			total += seen.Total[c] - last.Total[c]
+		}
+	}
+	return total > 0 && float64(busy) > 0.95*float64(total)
 }
 
 // price brings the curves up to date where the power model has moved by 2 %.
@@ -345,5 +375,5 @@ func (m model) account(last, seen *Seen) energy.Interval {
 	if m.power.Trusted() {
 		base = m.power.Base()
 	}
-	return energy.Account(iv.measured, uses, online.Over(iv.other), base.Over(iv.seconds))
+	return energy.Account(iv.measured, uses, online.Over(iv.other), base.Over(iv.seconds)+iv.shared)
 }

@@ -190,6 +190,12 @@ func (m *Machine) Knobs() map[string]string {
 	return out
 }
 
+// Foreign returns the files that somebody else has changed (Faults.Foreign).
+func (m *Machine) Foreign() []string { return slices.Sorted(maps.Keys(m.foreign)) }
+
+// SetFaults changes what goes wrong from now on.
+func (m *Machine) SetFaults(f Faults) { m.faults = f }
+
 // leadingNumber is what sscanf("%u") takes: digits up to anything else; no digits
 // are EINVAL.
 func leadingNumber(s string) (uint64, error) {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/powerd/powerd/internal/units"
@@ -9,6 +10,9 @@ import (
 
 // governors are what scaling_available_governors lists.
 var governors = []string{"conservative", "ondemand", "userspace", "powersave", "performance", "schedutil"}
+
+// Governors returns the names of the governors a machine knows.
+func Governors() []string { return slices.Clone(governors) }
 
 // sampleEvery is how often a governor looks while a domain is busy: the kernel's
 // tick at 250 Hz, at which schedutil and the sampling governors both can act.

@@ -37,6 +37,7 @@ type Machine struct {
 	base    int64 // nJ of idle and shared power
 	total   int64 // nJ of everything
 	unclaim map[string]int64
+	foreign map[string]bool
 	nextSec time.Duration
 	meter   meter
 }
@@ -103,7 +104,7 @@ type task struct {
 // New makes a machine.
 func New(c Config) (*Machine, error) {
 	m := &Machine{spec: c.Spec, rng: rand.New(rand.NewPCG(c.Seed, 1)), chance: rand.New(rand.NewPCG(c.Seed, 2)), faults: c.Faults,
-		files: map[string]*file{}, dirs: map[string]map[string]bool{}, unclaim: map[string]int64{}, nextSec: time.Second}
+		files: map[string]*file{}, dirs: map[string]map[string]bool{}, unclaim: map[string]int64{}, foreign: map[string]bool{}, nextSec: time.Second}
 	if len(c.Spec.Clusters) == 0 {
 		return nil, fmt.Errorf("cannot simulate a machine without cores")
 	}

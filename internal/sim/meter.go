@@ -63,6 +63,7 @@ func (m *Machine) misfortune() {
 		d := m.domains[m.chance.IntN(len(m.domains))]
 		name := fmt.Sprintf("%s/cpufreq/policy%d/%s", cpuDir, d.id, []string{"scaling_min_freq", "scaling_max_freq"}[m.chance.IntN(2)])
 		v := d.frequency(m.chance.IntN(len(d.curve.OPPs)))
+		m.foreign[name] = true
 		m.files[name].write(strconv.FormatUint(uint64(v), 10)) //nolint:errcheck // it may be refused
 	}
 	if f.Hotplug > 0 && len(m.cpus) > 1 && m.chance.Float64() < f.Hotplug {

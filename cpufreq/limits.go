@@ -1,7 +1,10 @@
 package cpufreq
 
 import (
+	"fmt"
+	"path"
 	"strconv"
+	"strings"
 
 	"github.com/powerd/powerd/internal/sysfs"
 	"github.com/powerd/powerd/internal/units"
@@ -96,4 +99,31 @@ func deref[T any](p *T) T {
 		return *new(T)
 	}
 	return *p
+}
+
+// Crosses refuses to write a scaling_min_freq above the scaling_max_freq now in
+// force, or the other way round, and names the other file. Limits gives an order
+// that never crosses, but the write before may have failed, or the other file be
+// somebody else's. Kernels differ: old ones answer EINVAL, new ones take both for
+// wishes and hide one.
+func Crosses(m sysfs.FS, w sysfs.Write) (other string, err error) {
+	dir, file := path.Split(w.File)
+	switch file {
+	case "scaling_max_freq":
+		other = dir + "scaling_min_freq"
+	case "scaling_min_freq":
+		other = dir + "scaling_max_freq"
+	default:
+		return "", nil
+	}
+	data, err := m.ReadFile(other)
+	if err != nil {
+		return "", nil // writing will say what is wrong
+	}
+	limit, err := sysfs.ParseUint(strings.TrimSpace(string(data)))
+	want, werr := sysfs.ParseUint(strings.TrimSpace(w.Value))
+	if err != nil || werr != nil || want == limit || (want < limit) == (file == "scaling_min_freq") {
+		return "", nil
+	}
+	return other, fmt.Errorf("%s is %d, and the two would cross", path.Base(other), limit)
 }

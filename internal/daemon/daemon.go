@@ -10,6 +10,7 @@ import (
 
 	"github.com/powerd/powerd/configs"
 	"github.com/powerd/powerd/containers"
+	"github.com/powerd/powerd/cpufreq"
 	"github.com/powerd/powerd/internal/energy"
 	"github.com/powerd/powerd/internal/sysfs"
 	"github.com/powerd/powerd/placement"
@@ -69,6 +70,8 @@ func New(o Options) *Daemon {
 	if d.journal == nil {
 		d.dry = sysfs.NewOverlay(o.FS)
 		d.fs = d.dry
+	} else {
+		d.journal.Guard = cpufreq.Crosses
 	}
 	d.observer = newObserver(d.fs)
 	return d
@@ -107,6 +110,7 @@ func (d *Daemon) Close() ([]sysfs.Restored, error) {
 
 // Restore puts back what a journal holds. The error joins every failure.
 func Restore(j *sysfs.Journal, reclaim bool) ([]sysfs.Restored, error) {
+	j.Guard = cpufreq.Crosses
 	outcomes, err := j.Restore(reclaim)
 	errs := []error{err}
 	for _, o := range outcomes {

@@ -22,6 +22,10 @@ import (
 // journal is one file of JSON lines. A line that a crash cut short belongs to a
 // write that never happened, and is dropped. It is not safe for concurrent use.
 type Journal struct {
+	// Guard, if set, refuses a write that would make a state no reader should
+	// see, and names the file that stands against it.
+	Guard func(m FS, w Write) (other string, err error)
+
 	under   FS
 	dir     string
 	log     *os.File
@@ -329,7 +333,7 @@ func (j *Journal) WriteFile(name string, data []byte) error {
 		*e = before
 		return err
 	}
-	werr := j.under.WriteFile(name, data)
+	werr := j.write(name, to)
 	if now, err := j.under.ReadFile(name); err == nil {
 		left := strings.TrimRight(string(now), "\n")
 		e.left = &left
@@ -344,6 +348,16 @@ func (j *Journal) WriteFile(name string, data []byte) error {
 		return j.rewrite()
 	}
 	return nil
+}
+
+// write writes to the machine what the guard lets through.
+func (j *Journal) write(name, value string) error {
+	if j.Guard != nil {
+		if _, err := j.Guard(j.under, Write{name, value}); err != nil {
+			return err
+		}
+	}
+	return j.under.WriteFile(name, []byte(value))
 }
 
 // Mkdir implements FS. Restore removes the directory.
@@ -436,6 +450,17 @@ func (j *Journal) Restore(reclaim bool) ([]Restored, error) {
 			outcome[e] = j.restore(e, true)
 		}
 	}
+	// What cannot go back because of a file that somebody else keeps is theirs too.
+	for e, o := range outcome {
+		if o.Outcome != OutcomeFailed || e.made || j.Guard == nil {
+			continue
+		}
+		other, err := j.Guard(j.under, Write{e.file, e.first})
+		if at := j.byFile[other]; err != nil && at != nil && outcome[at].Outcome == OutcomeKept {
+			o.Outcome = OutcomeKept
+			outcome[e] = o
+		}
+	}
 	var all []Restored
 	var errs []error
 	for _, e := range slices.Backward(slices.Clone(j.entries)) {
@@ -476,7 +501,7 @@ func (j *Journal) restore(e *entry, reclaim bool) Restored {
 		return o
 	}
 	for _, v := range undo(e.file, e.first, now) {
-		if err = j.under.WriteFile(e.file, []byte(v)); err != nil {
+		if err = j.write(e.file, v); err != nil {
 			break
 		}
 	}

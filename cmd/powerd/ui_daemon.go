@@ -32,12 +32,14 @@ func (u *ui) restored(outcomes []sysfs.Restored) {
 		switch o.Outcome {
 		case sysfs.OutcomeKept:
 			u.notef("left %s to whoever changed it: %s", o.File, o.Detail)
+		case sysfs.OutcomeAsGood:
+			u.notef("%s does not hold its first value: %s", o.File, o.Detail)
 		case sysfs.OutcomeFailed:
 			u.notef("cannot restore %s: %s", o.File, o.Detail)
 		}
 	}
 	if len(outcomes) > 0 {
-		u.notef("restored %d files; %d vanished, %d left to others, %d failed", count[sysfs.OutcomeRestored],
+		u.notef("restored %d files; %d vanished, %d left to others, %d failed", count[sysfs.OutcomeRestored]+count[sysfs.OutcomeAsGood],
 			count[sysfs.OutcomeVanished], count[sysfs.OutcomeKept], count[sysfs.OutcomeFailed])
 	}
 }

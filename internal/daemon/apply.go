@@ -96,6 +96,9 @@ func (d *Daemon) containerWrites(plan *placement.Plan, seen *Seen) []sysfs.Write
 		if c.CPUs != nil {
 			file := tree.Path(c.ID, "cpuset.cpus")
 			want, ok := d.wanted(file, a.CPUs != nil, func() string { return a.CPUs.String() })
+			if ok && want == "" { // with tasks in it the kernel does not clear it; this is as good until Restore
+				want = c.Allowed.String()
+			}
 			if have := c.CPUs.String(); ok && want != have {
 				out = append(out, sysfs.Write{File: file, Value: want})
 			}

@@ -71,7 +71,7 @@ func New(o Options) *Daemon {
 		d.dry = sysfs.NewOverlay(o.FS)
 		d.fs = d.dry
 	} else {
-		d.journal.Guard = cpufreq.Crosses
+		d.journal.Guard, d.journal.Mend = cpufreq.Crosses, containers.ClearCPUs
 	}
 	d.observer = newObserver(d.fs)
 	return d
@@ -110,7 +110,7 @@ func (d *Daemon) Close() ([]sysfs.Restored, error) {
 
 // Restore puts back what a journal holds. The error joins every failure.
 func Restore(j *sysfs.Journal, reclaim bool) ([]sysfs.Restored, error) {
-	j.Guard = cpufreq.Crosses
+	j.Guard, j.Mend = cpufreq.Crosses, containers.ClearCPUs
 	outcomes, err := j.Restore(reclaim)
 	errs := []error{err}
 	for _, o := range outcomes {

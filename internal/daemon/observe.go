@@ -123,6 +123,14 @@ func (d *Daemon) observe(now time.Time) *Seen {
 		d.rediscovered = true
 	}
 	s.Hardware = o.hardware
+	// The meter goes first: one that averages would show powerd's own work.
+	if m := s.Hardware.Meter; m != nil {
+		if reading, err := m.Read(hot{d.fs, o}, now); err != nil {
+			problem("meter", err)
+		} else {
+			s.Meter = &reading
+		}
+	}
 
 	if data, err := o.readLarge("proc/stat"); err != nil {
 		problem("proc/stat", err)
@@ -163,13 +171,6 @@ func (d *Daemon) observe(now time.Time) *Seen {
 		}
 	}
 	d.observeContainers(s, problem)
-	if m := s.Hardware.Meter; m != nil {
-		if reading, err := m.Read(hot{d.fs, o}, now); err != nil {
-			problem("meter", err)
-		} else {
-			s.Meter = &reading
-		}
-	}
 	return s
 }
 

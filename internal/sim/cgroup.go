@@ -47,6 +47,13 @@ func (g *cgroup) walk(f func(*cgroup)) {
 	}
 }
 
+// populated tells whether a task is in the group or below.
+func (g *cgroup) populated() bool {
+	found := false
+	g.walk(func(g *cgroup) { found = found || len(g.tasks) > 0 })
+	return found
+}
+
 // share is the group's weight; tasks of one group share it.
 func (g *cgroup) share() float64 { return g.weight }
 

@@ -545,6 +545,9 @@ func (m *Machine) cgroupFiles(g *cgroup) {
 			if !set.SubsetOf(cpuset.Range(0, cpuset.CPU(len(m.cpus)-1))) {
 				return syscall.ERANGE // beyond the possible cpus
 			}
+			if set.Empty() && !g.cpus.Empty() && g.populated() {
+				return syscall.ENOSPC // validate_change in kernel/cgroup/cpuset.c
+			}
 			g.cpus = set
 			m.migrate()
 			return nil
@@ -608,8 +611,9 @@ func (m *Machine) control(g *cgroup, s string) error {
 			}
 		}
 	}
-	if len(g.tasks) > 0 && g.parent != nil && len(next) > 0 {
-		return syscall.EBUSY // no internal processes
+	threaded := func(c string) bool { return c == "cpu" || c == "cpuset" || c == "pids" }
+	if len(g.tasks) > 0 && g.parent != nil && slices.ContainsFunc(next, func(c string) bool { return !threaded(c) }) {
+		return syscall.EBUSY // no internal processes, but for controllers of threads
 	}
 	slices.SortFunc(next, func(a, b string) int { return slices.Index(controllers, a) - slices.Index(controllers, b) })
 	g.enabled = next

@@ -150,10 +150,11 @@ func TestRefusals(t *testing.T) {
 		{cg + "cpuset.cpus", "7", syscall.ERANGE, ""},
 		{cg + "cpuset.cpus", "1", nil, "1"},
 		{cg + "cpuset.cpus", "", nil, "1"},
-		{cg + "cpuset.cpus", "\n", nil, ""},
+		{cg + "cpuset.cpus", "\n", syscall.ENOSPC, "1"},
 		{cg + "cgroup.procs", "99999", syscall.ESRCH, "1000"},
 		{cg + "cgroup.subtree_control", "+nonesuch", syscall.EINVAL, ""},
-		{cg + "cgroup.subtree_control", "+cpu", syscall.EBUSY, ""},
+		{cg + "cgroup.subtree_control", "+cpu", nil, "cpu"},
+		{cg + "cgroup.subtree_control", "+memory", syscall.ENOENT, "cpu"},
 	} {
 		if err := m.WriteFile(tt.file, []byte(tt.value)); !errors.Is(err, tt.err) && (err != nil || tt.err != nil) {
 			t.Errorf("%s < %q: %v, want %v", tt.file, tt.value, err, tt.err)

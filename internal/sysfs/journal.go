@@ -25,6 +25,9 @@ type Journal struct {
 	// Guard, if set, refuses a write that would make a state no reader should
 	// see, and names the file that stands against it.
 	Guard func(m FS, w Write) (other string, err error)
+	// Mend, if set, is asked when the kernel refuses a file's first value. It may
+	// bring it back another way, through the journal, or tell what is as good.
+	Mend func(j *Journal, w Write, refused error) (asGood string, err error)
 
 	under   FS
 	dir     string
@@ -409,13 +412,14 @@ func (j *Journal) Forget(dir string) error {
 // A Restored tells what became of one file.
 type Restored struct {
 	File    string `json:"file"`
-	Outcome string `json:"outcome"` // restored, kept, vanished or failed
+	Outcome string `json:"outcome"` // one of the outcomes below
 	Detail  string `json:"detail,omitempty"`
 }
 
 // Outcomes of a restore.
 const (
 	OutcomeRestored = "restored" // the file holds its first value
+	OutcomeAsGood   = "as good"  // it does not, for the kernel refuses it; what it holds does the same
 	OutcomeKept     = "kept"     // somebody else changed it after powerd: left as it is
 	OutcomeVanished = "vanished" // there is no such file any more
 	OutcomeFailed   = "failed"   // it could not be written; it stays in the journal
@@ -447,6 +451,11 @@ func (j *Journal) Restore(reclaim bool) ([]Restored, error) {
 	// minimum with it), so what was restored is looked at once more.
 	for e, o := range outcome {
 		if o.Outcome == OutcomeRestored && !e.made {
+			outcome[e] = j.restore(e, true)
+		}
+	}
+	for _, e := range j.entries { // what mending wrote
+		if _, done := outcome[e]; !done {
 			outcome[e] = j.restore(e, true)
 		}
 	}
@@ -510,7 +519,13 @@ func (j *Journal) restore(e *entry, reclaim bool) Restored {
 			err = fmt.Errorf("wrote %q, it reads %q", e.first, now)
 		}
 	}
+	asGood := ""
+	if err != nil && !gone(err) && j.Mend != nil {
+		asGood, err = j.Mend(j, Write{e.file, e.first}, err)
+	}
 	switch {
+	case err == nil && asGood != "":
+		o.Outcome, o.Detail = OutcomeAsGood, asGood
 	case err == nil:
 		o.Outcome = OutcomeRestored
 	case gone(err):

@@ -135,6 +135,8 @@ sys/fs/cgroup/t/c/cgroup.procs read
 sys/fs/cgroup/t remove
 sys/fs/cgroup/t/c remove
  sys/fs/cgroup/t occupy
+sys/fs/cgroup/t/cpuset.cpus write "\n"
+sys/fs/cgroup/t/cpuset.cpus write "0-1"
 sys/fs/cgroup/t remove
 sys/fs/cgroup/t/cgroup.subtree_control write "+cpu"
  sys/fs/cgroup/t vacate

@@ -48,7 +48,7 @@ var _ sysfs.FS = (*Node)(nil)
 // if it cannot, and logs the guest's console if the test failed.
 func Start(t testing.TB, cfg Config) *Node {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute) // most of it for its turn
 	defer cancel()
 	n, err := Boot(ctx, cfg)
 	if err != nil {
@@ -66,11 +66,15 @@ func Start(t testing.TB, cfg Config) *Node {
 }
 
 // Boot starts a node and returns when its agent answers; the harness follows the
-// node's P-states from then on. Close must be called. The first boot on a machine
+// node's P-states from then on. Close must be called. While another process has a
+// node, Boot waits. The first boot on a machine
 // downloads the kernel and makes the Debian root, which may take minutes.
 func Boot(ctx context.Context, cfg Config) (_ *Node, err error) {
 	cfg, err = cfg.withDefaults(runtime.NumCPU())
 	if err != nil {
+		return nil, err
+	}
+	if err := takeTurn(ctx); err != nil {
 		return nil, err
 	}
 	for _, left := range leftovers(os.TempDir()) {
@@ -78,6 +82,7 @@ func Boot(ctx context.Context, cfg Config) (_ *Node, err error) {
 	}
 	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", ownPrefix, os.Getpid()))
 	if err != nil {
+		endTurn()
 		return nil, fmt.Errorf("cannot boot node: %w", err)
 	}
 	n := &Node{cfg: cfg, dir: dir, exited: make(chan struct{})}
@@ -276,6 +281,7 @@ func (n *Node) Close() error {
 		n.last.Store(&console)
 		errs = append(errs, os.RemoveAll(n.dir))
 		n.closeErr = errors.Join(errs...)
+		endTurn()
 	})
 	return n.closeErr
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // A Journal is a machine whose every change can be taken back.
@@ -336,9 +337,12 @@ func (j *Journal) WriteFile(name string, data []byte) error {
 		*e = before
 		return err
 	}
+	was := e.first
+	if before.left != nil {
+		was = *before.left
+	}
 	werr := j.write(name, to)
-	if now, err := j.under.ReadFile(name); err == nil {
-		left := strings.TrimRight(string(now), "\n")
+	if left, err := j.readBack(name, to, was); err == nil {
 		e.left = &left
 		if err := j.append(false, record{File: name, Left: &left}); err != nil {
 			return errors.Join(werr, err)
@@ -515,7 +519,7 @@ func (j *Journal) restore(e *entry, reclaim bool) Restored {
 		}
 	}
 	if err == nil {
-		if now, err = j.read(e.file); err == nil && now != e.first {
+		if now, err = j.readBack(e.file, e.first, now); err == nil && now != e.first {
 			err = fmt.Errorf("wrote %q, it reads %q", e.first, now)
 		}
 	}
@@ -543,6 +547,20 @@ func gone(err error) bool { return Absent(err) || errors.Is(err, syscall.ENODEV)
 func (j *Journal) read(name string) (string, error) {
 	data, err := j.under.ReadFile(name)
 	return strings.TrimRight(string(data), "\n"), err
+}
+
+// readBack reads what became of a write. The kernel takes limits of cpufreq at once
+// but puts them in force from a work queue (cpufreq_notifier_min in
+// drivers/cpufreq/cpufreq.c), so a file that still shows what it showed before gets
+// some milliseconds.
+func (j *Journal) readBack(name, wrote, was string) (string, error) {
+	now, err := j.read(name)
+	late := strings.HasPrefix(path.Base(name), "scaling_")
+	for wait := time.Millisecond; late && err == nil && now == was && now != strings.TrimRight(wrote, "\n") && wait < 128*time.Millisecond; wait *= 2 {
+		time.Sleep(wait)
+		now, err = j.read(name)
+	}
+	return now, err
 }
 
 // undo returns the writes that bring a file from its present value to its first.

@@ -20,6 +20,9 @@ import (
 // maxWrites bounds a tick's writes; what is left over goes out with the next.
 const maxWrites = 2048
 
+// glance is how many ticks pass between two looks at a cpu's latency bound.
+const glance = 8
+
 // A hold is a file that is not written for now.
 type hold struct {
 	// Foreign is the value somebody else gave it; empty for a file that failed.
@@ -55,7 +58,7 @@ func (d *Daemon) difference(plan *placement.Plan, seen *Seen) []sysfs.Write {
 		for _, id := range seen.Hardware.Machine.Domains[b.Domain].Policies {
 			i := slices.IndexFunc(seen.Hardware.Policies, func(p cpufreq.Policy) bool { return p.ID == id })
 			p, l := seen.Hardware.Policies[i], seen.Limits[i]
-			if l.Min == 0 || l.Max == 0 {
+			if l.Min == 0 || l.Max == 0 || l.Min == b.Floor && l.Max == b.Ceiling {
 				continue
 			}
 			p.ScalingMin, p.ScalingMax = &l.Min, &l.Max
@@ -93,7 +96,7 @@ func (d *Daemon) containerWrites(plan *placement.Plan, seen *Seen) []sysfs.Write
 		if c == nil {
 			continue
 		}
-		if c.CPUs != nil {
+		if c.CPUs != nil && (a.CPUs == nil || !a.CPUs.Equal(*c.CPUs)) {
 			file := tree.Path(c.ID, "cpuset.cpus")
 			want, ok := d.wanted(file, a.CPUs != nil, func() string { return a.CPUs.String() })
 			if ok && want == "" { // with tasks in it the kernel does not clear it; this is as good until Restore
@@ -140,6 +143,10 @@ func cpuMax(limit placement.Limit) string {
 // pm_qos_resume_latency_us 0 is no bound and "n/a" is none at all to bear.
 //
 // See Documentation/ABI/testing/sysfs-devices-power.
+//
+// A file that holds what is wanted by the journal is read again only every so many
+// ticks: who else would change it is rare, and reading all of a large machine's
+// costs as much as the rest of the tick.
 func (d *Daemon) idleWrites(plan *placement.Plan, seen *Seen) []sysfs.Write {
 	var out []sysfs.Write
 	bound := map[cpuset.CPU]string{}
@@ -160,6 +167,11 @@ func (d *Daemon) idleWrites(plan *placement.Plan, seen *Seen) []sysfs.Write {
 		file := cpuFile(c, "power/pm_qos_resume_latency_us")
 		v, has := bound[c]
 		if want, ok := d.wanted(file, has, func() string { return v }); ok {
+			if d.journal != nil && (int(c)+d.ticks)%glance != 0 {
+				if left, written := d.journal.Left(file); written && left == want {
+					continue
+				}
+			}
 			if data, err := d.observer.read(file); err == nil && strings.TrimSpace(string(data)) != want {
 				out = append(out, sysfs.Write{File: file, Value: want})
 			}

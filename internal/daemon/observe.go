@@ -48,18 +48,22 @@ type Contained struct {
 
 // An observer keeps the files open that every tick reads.
 type observer struct {
-	fs    sysfs.FS
-	open  map[string]sysfs.File
-	used  map[string]bool
-	buf   []byte
-	fails map[string]bool // files that failed last time: said once
+	fs     sysfs.FS
+	open   map[string]sysfs.File
+	used   map[string]bool
+	buf    []byte
+	absent map[string]bool // optional files that this machine does not have
+	files  map[containers.ID]*cgroupFiles
 	// online is the text of cpu/online at the last discovery.
 	online   string
 	hardware *Hardware
 }
 
+// cgroupFiles are the names of a cgroup's files.
+type cgroupFiles struct{ stat, cpus, max string }
+
 func newObserver(m sysfs.FS) *observer {
-	return &observer{fs: m, open: map[string]sysfs.File{}, used: map[string]bool{}, buf: make([]byte, 1<<16), fails: map[string]bool{}}
+	return &observer{fs: m, open: map[string]sysfs.File{}, used: map[string]bool{}, buf: make([]byte, 1<<16), absent: map[string]bool{}, files: map[containers.ID]*cgroupFiles{}}
 }
 
 func (o *observer) close() {
@@ -95,6 +99,7 @@ func (o *observer) read(name string) ([]byte, error) {
 
 // sweep closes files that nobody has read since the last sweep.
 func (o *observer) sweep() {
+	clear(o.files)
 	for name, f := range o.open {
 		if !o.used[name] {
 			f.Close()
@@ -121,6 +126,7 @@ func (d *Daemon) observe(now time.Time) *Seen {
 	if text := string(online); o.hardware == nil || text != o.online {
 		o.hardware, o.online = readHardware(d.fs, d.platform), text
 		d.rediscovered = true
+		clear(o.absent)
 	}
 	s.Hardware = o.hardware
 	// The meter goes first: one that averages would show powerd's own work.
@@ -156,7 +162,15 @@ func (d *Daemon) observe(now time.Time) *Seen {
 			}
 		}
 		opps := s.Hardware.Machine.Domains[s.Hardware.domainOf[p.ID]].Curve.OPPs
-		if data, err := o.read(p.Dir + "/stats/time_in_state"); err == nil {
+		stats := p.Dir + "/stats/time_in_state"
+		if o.absent[stats] {
+			continue
+		}
+		data, err := o.read(stats)
+		if sysfs.Absent(err) {
+			o.absent[stats] = true
+		}
+		if err == nil {
 			at, err := parseTimeInState(data, func(f units.Frequency) int {
 				i, ok := slices.BinarySearchFunc(opps, f, func(o cpuOPP, f units.Frequency) int { return int(int64(o.Frequency) - int64(f)) })
 				if !ok {
@@ -165,7 +179,7 @@ func (d *Daemon) observe(now time.Time) *Seen {
 				return i
 			}, len(opps))
 			if err != nil {
-				problem(p.Dir+"/stats/time_in_state", err)
+				problem(stats, err)
 			}
 			s.Residency[i] = at
 		}
@@ -213,30 +227,34 @@ func (d *Daemon) observeContainers(s *Seen, problem func(string, error)) {
 			continue
 		}
 		c := Contained{Container: containers.Container{ID: id}, Class: class}
-		file := func(name string) string { return tree.Path(id, name) }
-		data, err := o.read(file("cpu.stat"))
+		file := o.files[id]
+		if file == nil {
+			file = &cgroupFiles{tree.Path(id, "cpu.stat"), tree.Path(id, "cpuset.cpus"), tree.Path(id, "cpu.max")}
+			o.files[id] = file
+		}
+		data, err := o.read(file.stat)
 		if err != nil {
 			if !sysfs.Absent(err) {
-				problem(file("cpu.stat"), err)
+				problem(file.stat, err)
 			}
 			continue // gone
 		}
 		if c.Stat, err = containers.ParseCPUStat(string(data)); err != nil {
-			problem(file("cpu.stat"), err)
+			problem(file.stat, err)
 			continue
 		}
-		if data, err := o.read(file("cpuset.cpus")); err == nil {
+		if data, err := o.read(file.cpus); err == nil {
 			if set, err := cpuset.Parse(string(data)); err == nil {
 				c.CPUs = &set
 			} else {
-				problem(file("cpuset.cpus"), err)
+				problem(file.cpus, err)
 			}
 		}
-		if data, err := o.read(file("cpu.max")); err == nil {
+		if data, err := o.read(file.max); err == nil {
 			if m, err := containers.ParseCPUMax(string(data)); err == nil {
 				c.Max = &m
 			} else {
-				problem(file("cpu.max"), err)
+				problem(file.max, err)
 			}
 		}
 		parent := path.Dir(string(id))

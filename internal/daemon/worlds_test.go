@@ -54,11 +54,14 @@ func newSimWorld(t *testing.T, s scenario) world {
 	return simWorld{m}
 }
 
-func (w simWorld) now() time.Time                   { return w.Now() }
-func (w simWorld) advance(d time.Duration)          { w.Advance(d) }
-func (w simWorld) start(*testing.T, string, bool)   {}
-func (w simWorld) critical() units.Frequency        { return 1800 * units.MHz }
-func (w simWorld) energy(t *testing.T) units.Energy { nj, _, _ := w.Energy(); return units.Energy(nj / 1000) }
+func (w simWorld) now() time.Time                 { return w.Now() }
+func (w simWorld) advance(d time.Duration)        { w.Advance(d) }
+func (w simWorld) start(*testing.T, string, bool) {}
+func (w simWorld) critical() units.Frequency      { return 1800 * units.MHz }
+func (w simWorld) energy(t *testing.T) units.Energy {
+	nj, _, _ := w.Energy()
+	return units.Energy(nj / 1000)
+}
 func (w simWorld) clock(t *testing.T, domain int) units.Frequency {
 	return frequency(t, w, fmt.Sprintf("sys/devices/system/cpu/cpufreq/policy%d/scaling_cur_freq", 2*domain))
 }

@@ -218,7 +218,7 @@ func curve(steps []units.Frequency, p cpufreq.Policy, capacity float64, firmware
 		v := 0.6 + 0.4*s
 		p0 := 0.75 * top * units.Power(s*s*2*v*0.4)
 		for i := range c.OPPs {
-			c.OPPs[i].Static = p0
+			c.OPPs[i].Static = p0 + top/50 // sleep is not the clock's to save
 		}
 		source += " with its critical point at amd_pstate_lowest_nonlinear_freq"
 	}

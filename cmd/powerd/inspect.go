@@ -45,7 +45,7 @@ func newInspectCmd(u *ui) *cobra.Command {
 
 // openMachine opens the machine below a folder.
 func openMachine(folder string) (*sysfs.Dir, error) {
-	const hint = "--root wants a folder that holds sys or proc, like / or an unpacked capture"
+	const hint = "name a folder that holds sys or proc, like / or an unpacked capture"
 	m, err := sysfs.Host(folder)
 	if err != nil {
 		return nil, withHint(err, hint)

@@ -279,6 +279,9 @@ func (d *Daemon) observeContainers(s *Seen, problem func(string, error)) {
 // userHZ is the unit of /proc/stat on every Linux architecture of today.
 const userHZ = 100
 
+// maxTicks is 170 years of them: more is no time but a broken file.
+const maxTicks = 1 << 39
+
 // parseStat reads each cpu's busy and total time from /proc/stat, lines of
 // "cpu3 user nice system idle iowait irq softirq steal guest guest_nice" in
 // clock ticks. Guest time is in user time already.
@@ -311,6 +314,9 @@ func parseStat(data []byte) (busy, total []time.Duration, err error) {
 			v, n := leadingUint(rest)
 			if n == 0 {
 				break
+			}
+			if v > maxTicks {
+				return nil, nil, fmt.Errorf("line %q has a time beyond any uptime", line)
 			}
 			rest = rest[n:]
 			if fields != 3 && fields != 4 {
@@ -353,7 +359,7 @@ func parseTimeInState(data []byte, index func(units.Frequency) int, n int) ([]ti
 		khz, ticks, ok := strings.Cut(strings.TrimSpace(line), " ")
 		f, err := strconv.ParseUint(khz, 10, 64)
 		t, err2 := strconv.ParseUint(strings.TrimSpace(ticks), 10, 63)
-		if !ok || err != nil || err2 != nil {
+		if !ok || err != nil || err2 != nil || t > maxTicks {
 			return nil, fmt.Errorf("line %q is not kHz and a time", line)
 		}
 		if i := index(units.Frequency(f)); i >= 0 {

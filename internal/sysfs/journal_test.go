@@ -277,3 +277,38 @@ func TestJournalOpen(t *testing.T) {
 		t.Error("a journal of a newer version was taken")
 	}
 }
+
+// A journal that a crash, a disk or a person has damaged is read as far as it is
+// whole, or refused with a reason; what it gives can be restored without a panic.
+func FuzzJournal(f *testing.F) {
+	f.Add([]byte("{\"file\":\"a\",\"first\":\"1\"}\n{\"file\":\"a\",\"to\":\"2\"}\n{\"file\":\"a\",\"left\":\"2\"}\n"))
+	f.Add([]byte("{\"file\":\"d\",\"made\":true}\n{\"file\":"))
+	f.Add([]byte("{\"file\":\"../../x\",\"first\":\"1\"}\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, _ := sysfstest.Tree(t, "-- a --\n2\n")
+		dir := t.TempDir()
+		open := func() (*sysfs.Journal, error) { return sysfs.OpenJournal(dir, m, "/", "boot") }
+		j, err := open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		j.Close()
+		log, err := os.OpenFile(filepath.Join(dir, "journal"), os.O_APPEND|os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.Write(data) //nolint:errcheck // reading it tells
+		log.Close()
+		if j, err = open(); err != nil {
+			if !strings.Contains(err.Error(), "journal") {
+				t.Fatalf("%q: %v", data, err)
+			}
+			return
+		}
+		defer j.Close()
+		n := j.Pending()
+		if outcomes, _ := j.Restore(false); len(outcomes) != n { // each is told of
+			t.Fatalf("%q: %d entries, %d outcomes", data, n, len(outcomes))
+		}
+	})
+}

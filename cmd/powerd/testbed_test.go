@@ -374,7 +374,7 @@ func TestService(t *testing.T) {
 	g.run("systemctl", "stop", "powerd")
 	compare("after systemctl stop")
 
-	s = start()
+	start()
 	g.run("systemctl", "kill", "-s", "KILL", "--kill-who=main", "powerd")
 	for deadline := time.Now().Add(30 * time.Second); property("ActiveState") != "failed"; time.Sleep(200 * time.Millisecond) {
 		if time.Now().After(deadline) {

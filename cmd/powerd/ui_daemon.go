@@ -178,7 +178,7 @@ func (u *ui) status(s *daemon.Snapshot) {
 	head := section{title: "daemon"}
 	head.row(fmt.Sprintf("pid %d governs %s, tick %d, %d writes, %d failed, %d drifted; %d files to restore at its end",
 		s.Pid, s.Machine, s.Tick, s.Counters.Writes, s.Counters.Failures, s.Counters.Drift, s.Pending))
-	head.row(fmt.Sprintf("the last tick took %v of cpu time", s.CPUTime.Round(10*time.Microsecond)))
+	head.row(fmt.Sprintf("the last tick took %v of cpu time; powerd holds %d MiB of memory", s.CPUTime.Round(10*time.Microsecond), s.Resident>>20))
 	if len(s.Suspects) > 0 {
 		head.row("also running, and known to set the same files: " + strings.Join(s.Suspects, ", "))
 	}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"github.com/prometheus/procfs"
+	"golang.org/x/sys/unix"
 
 	"github.com/powerd/powerd/configs"
 	"github.com/powerd/powerd/containers"
@@ -51,6 +53,7 @@ type Daemon struct {
 	// held are the files that powerd does not write for now, by name.
 	held      map[string]*hold
 	suspects  []string
+	resident  int
 	counters  Counters
 	published atomic.Pointer[Snapshot]
 }
@@ -134,11 +137,24 @@ func (d *Daemon) decide(in placement.Input) *placement.Plan {
 
 // cpuTime is the processor time this process has used.
 func cpuTime() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
 		return 0
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// resident is this process' memory in bytes; 0 where /proc is not mounted.
+func resident() int {
+	self, err := procfs.Self()
+	if err != nil {
+		return 0
+	}
+	stat, err := self.Stat()
+	if err != nil {
+		return 0
+	}
+	return stat.ResidentMemory()
 }
 
 // Look reads the machine once without deciding, so that the next Tick knows the

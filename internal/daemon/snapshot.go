@@ -33,6 +33,8 @@ type Snapshot struct {
 	Warnings   []sysfs.Warning  `json:"warnings"`
 	Pending    int              `json:"journal_entries"`
 	CPUTime    time.Duration    `json:"tick_cpu_ns"`
+	// Resident is the daemon's own memory, looked at every 64 ticks.
+	Resident int `json:"resident_bytes"`
 }
 
 // DomainState is a frequency domain as it was seen.
@@ -90,6 +92,10 @@ func (d *Daemon) snapshot(seen *Seen, plan *placement.Plan, outcome Outcome, iv 
 	if seen.Mount == "" {
 		s.Warnings = append(s.Warnings, sysfs.Warning{File: "proc/self/mounts", Problem: "no cgroup v2 hierarchy is mounted: containers cannot be placed"})
 	}
+	if d.ticks%64 == 1 {
+		d.resident = resident()
+	}
+	s.Resident = d.resident
 	if len(outcome.Drift) > 0 || d.ticks == 1 {
 		d.suspects = suspects(d.fs)
 	}

@@ -135,8 +135,7 @@ func text(t *testing.T, m sysfs.FS, file string) string {
 // tunables reads every file that powerd may change, in either world.
 func tunables(t *testing.T, m sysfs.FS) map[string]string {
 	out := map[string]string{}
-	var walk func(dir string)
-	walk = func(dir string) {
+	walk := func(dir string) {
 		names, err := m.ReadDir(dir)
 		if err != nil {
 			return

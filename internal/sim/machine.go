@@ -22,24 +22,24 @@ var begin = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // A Machine is a simulated machine. It is for one goroutine.
 type Machine struct {
-	spec    Spec
-	now     time.Duration
-	rng     *rand.Rand // workloads
-	chance  *rand.Rand // faults, so that they do not change the load
-	faults  Faults
-	cpus    []*cpu
-	domains []*domain
-	islands []*island
-	root    *cgroup
-	tasks   []*task
-	files   map[string]*file
-	dirs    map[string]map[string]bool
-	base    int64 // nJ of idle and shared power
-	total   int64 // nJ of everything
-	unclaim map[string]int64
-	foreign map[string]bool
-	nextSec time.Duration
-	meter   meter
+	spec       Spec
+	now        time.Duration
+	rng        *rand.Rand // workloads
+	chance     *rand.Rand // faults, so that they do not change the load
+	faults     Faults
+	cpus       []*cpu
+	domains    []*domain
+	islands    []*island
+	root       *cgroup
+	tasks      []*task
+	files      map[string]*file
+	dirs       map[string]map[string]bool
+	base       int64 // nJ of idle and shared power
+	total      int64 // nJ of everything
+	unclaim    map[string]int64
+	foreign    map[string]bool
+	nextSecond time.Duration
+	meter      meter
 }
 
 type cpu struct {
@@ -104,7 +104,7 @@ type task struct {
 // New makes a machine.
 func New(c Config) (*Machine, error) {
 	m := &Machine{spec: c.Spec, rng: rand.New(rand.NewPCG(c.Seed, 1)), chance: rand.New(rand.NewPCG(c.Seed, 2)), faults: c.Faults,
-		files: map[string]*file{}, dirs: map[string]map[string]bool{}, unclaim: map[string]int64{}, foreign: map[string]bool{}, nextSec: time.Second}
+		files: map[string]*file{}, dirs: map[string]map[string]bool{}, unclaim: map[string]int64{}, foreign: map[string]bool{}, nextSecond: time.Second}
 	if len(c.Spec.Clusters) == 0 {
 		return nil, fmt.Errorf("cannot simulate a machine without cores")
 	}
@@ -234,7 +234,7 @@ func (m *Machine) Advance(d time.Duration) {
 
 // nextEvent is when something changes next.
 func (m *Machine) nextEvent() time.Duration {
-	next := m.nextSec
+	next := m.nextSecond
 	for _, t := range m.tasks {
 		if t.cpu == nil && !t.finished {
 			next = min(next, t.next)
@@ -401,8 +401,8 @@ func (m *Machine) fire() {
 		}
 	}
 	m.root.throttle(m)
-	if m.now >= m.nextSec {
-		m.nextSec += time.Second
+	if m.now >= m.nextSecond {
+		m.nextSecond += time.Second
 		m.meter.second(m)
 		m.misfortune()
 	}

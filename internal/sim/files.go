@@ -90,6 +90,9 @@ func (m *Machine) WriteFile(name string, data []byte) error {
 		}
 		return pathErr("open", name, syscall.ENOENT)
 	}
+	if f.write == nil && strings.HasPrefix(name, cgroupDir) {
+		return pathErr("write", name, syscall.EINVAL) // root may open it, and it has no handler
+	}
 	if f.write == nil {
 		return pathErr("open", name, syscall.EACCES)
 	}

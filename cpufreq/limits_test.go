@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/powerd/powerd/internal/sysfs"
+	"github.com/powerd/powerd/internal/sysfs/sysfstest"
 	"github.com/powerd/powerd/internal/units"
 )
 
@@ -163,4 +165,23 @@ func random(rng *rand.Rand, driver string) Policy {
 		}
 	}
 	return p
+}
+
+func TestCrosses(t *testing.T) {
+	m, _ := sysfstest.Tree(t, "-- p/scaling_min_freq --\n800000\n-- p/scaling_max_freq --\n1600000\n-- q/scaling_min_freq --\n<unknown>\n")
+	for _, tt := range []struct{ file, value, other string }{
+		{"p/scaling_min_freq", "1600000", ""},
+		{"p/scaling_min_freq", "1600001", "p/scaling_max_freq"},
+		{"p/scaling_max_freq", "800000\n", ""},
+		{"p/scaling_max_freq", "799999\n", "p/scaling_min_freq"},
+		{"p/scaling_max_freq", "2400000", ""},
+		{"q/scaling_max_freq", "1", ""}, // nothing to hold it against
+		{"q/scaling_min_freq", "1", ""},
+		{"p/scaling_governor", "1", ""},
+	} {
+		other, err := Crosses(m, sysfs.Write{File: tt.file, Value: tt.value})
+		if other != tt.other || (err != nil) != (tt.other != "") {
+			t.Errorf("%s < %s: %q, %v; want %q", tt.file, tt.value, other, err, tt.other)
+		}
+	}
 }

@@ -312,3 +312,46 @@ func FuzzJournal(f *testing.F) {
 		}
 	})
 }
+
+// A guard keeps writes and restores from what must not be seen; what a file that
+// somebody else keeps stands against is theirs too.
+func TestGuard(t *testing.T) {
+	m, folder := sysfstest.Tree(t, knobs)
+	j := open(t, t.TempDir(), m)
+	j.Guard = func(m sysfs.FS, w sysfs.Write) (string, error) {
+		low, err := m.ReadFile("sys/min")
+		if w.File == "sys/max" && err == nil && len(w.Value) <= len("800") && strings.TrimSpace(w.Value) < strings.TrimSpace(string(low)) {
+			return "sys/min", errors.New("the two would cross")
+		}
+		return "", nil
+	}
+	if err := j.WriteFile("sys/max", []byte("700")); err == nil {
+		t.Error("a write that crosses is let through")
+	}
+	if got, _ := m.ReadFile("sys/max"); string(got) != "2400\n" {
+		t.Errorf("sys/max is %q", got)
+	}
+	// powerd lowers the minimum and the maximum; somebody then raises the minimum.
+	for _, w := range []sysfs.Write{{File: "sys/min", Value: "100"}, {File: "sys/max", Value: "999"}} {
+		if err := j.WriteFile(w.File, []byte(w.Value)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(folder, "sys/min"), []byte("900\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	j.Guard = func(_ sysfs.FS, w sysfs.Write) (string, error) {
+		if w.File == "sys/max" {
+			return "sys/min", errors.New("the two would cross")
+		}
+		return "", nil
+	}
+	all, err := j.Restore(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"sys/min": sysfs.OutcomeKept, "sys/max": sysfs.OutcomeKept}
+	if diff := cmp.Diff(want, outcomes(all)); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -36,6 +36,7 @@ var rules = map[string]rule{
 	"cpufreq":           {may: []string{"internal/sysfs", "internal/cpuset", "internal/units"}, why: "readers of hardware do not know one another: a broken one costs itself only"},
 	"cstates":           {may: []string{"internal/sysfs", "internal/cpuset", "internal/units"}, why: "readers of hardware do not know one another: a broken one costs itself only"},
 	"containers":        {may: []string{"internal/sysfs", "internal/cpuset"}, why: "containers run on any hardware"},
+	"containers/spawn":  {may: []string{"golang.org/x/sys"}, why: "it runs between fork and exec, where nothing may surprise"},
 	"internal/energy":   {may: []string{"cpufreq", "cstates", "internal/sysfs", "internal/units"}, why: "it prices hardware, and decides nothing"},
 	"placement": {may: []string{"cpufreq", "internal/cpuset", "internal/units"},
 		banned: []string{"os", "net", "sync", "context", "log", "io", "math/rand", "math/rand/v2"},

@@ -1,0 +1,185 @@
+package spawn
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxRegisters bounds the results a script can name.
+const maxRegisters = 256
+
+// A Register is the result of an earlier call, to be used as an argument.
+type Register int
+
+// A Script is system calls to be made in order. The zero Script is empty.
+type Script struct {
+	calls []call
+	what  []string
+	// keep holds what the calls point to.
+	keep      []any
+	registers int
+}
+
+// call is what the child sees of a call: no Go pointers, for nothing in the child
+// may follow one.
+type call struct {
+	trap uintptr
+	args [6]uintptr
+	// named has a bit for each argument that is the number of a register.
+	named uintptr
+	out   uintptr // register for the result, plus 1
+	// on are errnos that do not end the child, and how many calls each skips.
+	on   [4]uintptr
+	skip [4]uintptr
+	// some demands a result above 0: a read that ends is a failure.
+	some uintptr
+	// fork ends this process and goes on in the child that the call made.
+	fork uintptr
+}
+
+// Len is how many calls there are.
+func (s *Script) Len() int { return len(s.calls) }
+
+// A Call is one of a script's, to be refined.
+type Call struct {
+	s  *Script
+	at int
+}
+
+// Do adds a call. What completes the sentence "cannot ...". An argument is an int,
+// a uint64, a uintptr, a Register, or what the call gets a pointer to: a string
+// (which gets its NUL), a []byte, a *[]byte structure of unsafe.Pointer.
+func (s *Script) Do(what string, trap uintptr, args ...any) Call {
+	c := call{trap: trap}
+	for i, a := range args {
+		switch a := a.(type) {
+		case int:
+			c.args[i] = uintptr(a)
+		case uint64:
+			c.args[i] = uintptr(a)
+		case uintptr:
+			c.args[i] = a
+		case Register:
+			c.args[i] = uintptr(a)
+			c.named |= 1 << i
+		case string:
+			b := append([]byte(a), 0)
+			s.keep = append(s.keep, b)
+			c.args[i] = uintptr(unsafe.Pointer(&b[0]))
+		case []byte:
+			if len(a) > 0 {
+				s.keep = append(s.keep, a)
+				c.args[i] = uintptr(unsafe.Pointer(&a[0]))
+			}
+		case unsafe.Pointer:
+			s.keep = append(s.keep, a)
+			c.args[i] = uintptr(a)
+		default:
+			panic(fmt.Sprintf("spawn: argument %d of %q is a %T", i, what, a))
+		}
+	}
+	s.calls = append(s.calls, c)
+	s.what = append(s.what, what)
+	return Call{s, len(s.calls) - 1}
+}
+
+// Save keeps the call's result for later ones.
+func (c Call) Save() Register {
+	if c.s.registers == maxRegisters {
+		panic("spawn: a script has too many registers")
+	}
+	c.s.calls[c.at].out = uintptr(c.s.registers + 1)
+	c.s.registers++
+	return Register(c.s.registers - 1)
+}
+
+// SaveTo keeps the result where another call's went.
+func (c Call) SaveTo(r Register) Call {
+	c.s.calls[c.at].out = uintptr(r) + 1
+	return c
+}
+
+// Ignore lets the script go on after these errors.
+func (c Call) Ignore(errs ...syscall.Errno) Call {
+	for _, e := range errs {
+		c.SkipOn(e, 0)
+	}
+	return c
+}
+
+// SkipOn lets the script go on n calls further down after an error.
+func (c Call) SkipOn(e syscall.Errno, n int) Call {
+	cl := &c.s.calls[c.at]
+	for i := range cl.on {
+		if cl.on[i] == 0 {
+			cl.on[i], cl.skip[i] = uintptr(e), uintptr(n)
+			return c
+		}
+	}
+	panic("spawn: a call forgives too many errors")
+}
+
+// Some makes a result of 0, the end of a pipe, an error.
+func (c Call) Some() Call {
+	c.s.calls[c.at].some = 1
+	return c
+}
+
+// Fork adds a clone after which this process ends and its child goes on, with this
+// process' parent as its own.
+func (s *Script) Fork(what string, flags uintptr) {
+	c := s.Do(what, unix.SYS_CLONE, flags|unix.CLONE_PARENT|uintptr(syscall.SIGCHLD), 0, 0, 0, 0)
+	s.calls[c.at].fork = 1
+}
+
+// Pointers makes a NULL-terminated array of C strings, as execve takes.
+func (s *Script) Pointers(list []string) unsafe.Pointer {
+	ptrs := make([]*byte, len(list)+1)
+	for i, v := range list {
+		ptrs[i] = &append([]byte(v), 0)[0]
+	}
+	s.keep = append(s.keep, ptrs)
+	return unsafe.Pointer(&ptrs[0])
+}
+
+// checkStrings refuses NULs, which would cut a string short.
+func checkStrings(list ...string) error {
+	for _, v := range list {
+		if strings.IndexByte(v, 0) >= 0 {
+			return fmt.Errorf("cannot pass %q: it holds a NUL", v)
+		}
+	}
+	return nil
+}
+
+// Exec ends a script: the program at path, or, if that has no slash, the first of
+// that name in the folders of searchPath that can be run.
+func (s *Script) Exec(path string, args, env []string, searchPath string) error {
+	if err := checkStrings(append(append([]string{path, searchPath}, args...), env...)...); err != nil {
+		return err
+	}
+	argv, envv := s.Pointers(args), s.Pointers(env)
+	tries := []string{path}
+	if !strings.Contains(path, "/") {
+		tries = nil
+		for dir := range strings.SplitSeq(searchPath, ":") {
+			if strings.HasPrefix(dir, "/") {
+				tries = append(tries, dir+"/"+path)
+			}
+		}
+		if len(tries) == 0 {
+			return fmt.Errorf("cannot find %q: PATH has no absolute folder", path)
+		}
+	}
+	for i, file := range tries {
+		c := s.Do(fmt.Sprintf("run %q", path), unix.SYS_EXECVE, file, argv, envv)
+		if i < len(tries)-1 {
+			c.Ignore(syscall.ENOENT, syscall.ENOTDIR, syscall.EACCES)
+		}
+	}
+	return nil
+}

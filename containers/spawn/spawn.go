@@ -180,8 +180,6 @@ func play(first *call, n uintptr, registers *[maxRegisters]uintptr, message *[2]
 		}
 	}
 	syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
-	for { // not reached
-	}
 }
 
 // Wait returns when the script has come to its execve, or an error: the call that

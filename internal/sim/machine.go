@@ -638,11 +638,15 @@ func (m *Machine) Jobs() map[string]Jobs {
 	return out
 }
 
-// Work returns the work done by cgroup, in seconds at the fastest.
+// Work returns the work done by cgroup, in seconds at the fastest; of jobs not yet
+// done their part. Work without end is not counted.
 func (m *Machine) Work() map[string]float64 {
 	out := map[string]float64{}
 	for _, t := range m.tasks {
 		out[t.w.Cgroup] += float64(t.done) * t.w.Work.Seconds()
+		if len(t.queue) > 0 {
+			out[t.w.Cgroup] += t.w.Work.Seconds() - t.left
+		}
 	}
 	return out
 }

@@ -4,11 +4,21 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+func main() {
+	start := run
+	if filepath.Base(os.Args[0]) == "powerd-oci" {
+		start = runOCI
+	}
+	os.Exit(start(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
 
 // Exit codes.
 const (
@@ -17,10 +27,19 @@ const (
 	exitUsage  = 2 // the command line itself is wrong
 )
 
+// exitCode is what a program that powerd ran has ended with.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("it ended with code %d", int(e)) }
+
 // run is powerd without the process around it.
 func run(args []string, in io.Reader, out, errs io.Writer) int {
 	u := newUI(out, errs)
-	root := newRootCmd(u)
+	return execute(u, newRootCmd(u), args, in, out, errs)
+}
+
+// execute runs a command line and turns what came of it into an exit code.
+func execute(u *ui, root *cobra.Command, args []string, in io.Reader, out, errs io.Writer) int {
 	root.SetArgs(args)
 	root.SetIn(in)
 	root.SetOut(out)
@@ -32,6 +51,9 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 	}
 	if err == nil {
 		return exitOK
+	}
+	if code := new(exitCode); errors.As(err, code) {
+		return int(*code)
 	}
 	u.fail(err)
 	if errors.As(err, new(usageError)) {

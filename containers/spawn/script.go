@@ -9,9 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxRegisters bounds the results a script can name.
-const maxRegisters = 256
-
 // A Register is the result of an earlier call, to be used as an argument.
 type Register int
 
@@ -89,9 +86,6 @@ func (s *Script) Do(what string, trap uintptr, args ...any) Call {
 
 // Save keeps the call's result for later ones.
 func (c Call) Save() Register {
-	if c.s.registers == maxRegisters {
-		panic("spawn: a script has too many registers")
-	}
 	c.s.calls[c.at].out = uintptr(c.s.registers + 1)
 	c.s.registers++
 	return Register(c.s.registers - 1)

@@ -82,7 +82,7 @@ func Start(s *Script, o Options) (*Process, error) {
 		args.cgroup = uint64(o.Cgroup.Fd())
 	}
 	// What the child touches: made now, for it must not allocate.
-	registers := new([maxRegisters]uintptr)
+	registers := &make([]uintptr, s.registers+1)[0]
 	message := new([2]uint64)
 	first, n := &s.calls[0], uintptr(len(s.calls))
 	reportFD, forkedFD := reportEnd.Fd(), forkedEnd.Fd()
@@ -107,7 +107,7 @@ func Start(s *Script, o Options) (*Process, error) {
 //go:noinline
 //go:norace
 //go:nosplit
-func clone(args *cloneArgs, first *call, n uintptr, registers *[maxRegisters]uintptr, message *[2]uint64, reportFD, forkedFD uintptr) (pid uintptr, errno syscall.Errno) {
+func clone(args *cloneArgs, first *call, n uintptr, registers *uintptr, message *[2]uint64, reportFD, forkedFD uintptr) (pid uintptr, errno syscall.Errno) {
 	pid, _, errno = syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0)
 	if errno != 0 || pid != 0 {
 		return pid, errno
@@ -124,7 +124,7 @@ func clone(args *cloneArgs, first *call, n uintptr, registers *[maxRegisters]uin
 //go:norace
 //go:nosplit
 //go:nocheckptr
-func play(first *call, n uintptr, registers *[maxRegisters]uintptr, message *[2]uint64, reportFD, forkedFD uintptr) {
+func play(first *call, n uintptr, registers *uintptr, message *[2]uint64, reportFD, forkedFD uintptr) {
 	base := unsafe.Pointer(registers)
 	for i := uintptr(0); i < n; i++ {
 		c := (*call)(unsafe.Add(unsafe.Pointer(first), i*unsafe.Sizeof(*first)))
@@ -213,4 +213,11 @@ func (p *Process) Forked() (int, error) {
 		return 0, errors.Join(errors.New("the process ended before it forked"), p.Wait())
 	}
 	return int(binary.NativeEndian.Uint64(m[:])), nil
+}
+
+// Close gives up on what Wait would tell. The process goes on.
+func (p *Process) Close() {
+	p.report.Close()
+	p.forked.Close()
+	p.Pidfd.Close()
 }

@@ -1,0 +1,98 @@
+package oci
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+const minimal = `{"ociVersion": "1.3.0", "root": {"path": "r"}, "process": {"args": ["true"], "cwd": "/"},
+ "linux": {"namespaces": [{"type": "mount"}, {"type": "pid"}]}`
+
+func TestParse(t *testing.T) {
+	if _, err := Parse([]byte(minimal + "}")); err != nil {
+		t.Fatal(err)
+	}
+	for more, want := range map[string]string{
+		`"process": {"args": [], "cwd": "/"}`:                                                              "process.args: it is required",
+		`"process": {"args": ["a"], "cwd": "x"}`:                                                           `process.cwd: want an absolute path, not "x"`,
+		`"process": {"args": ["a"], "cwd": "/", "rlimits": [{"type": "RLIMIT_X"}]}`:                        `process.rlimits[0].type: there is no limit "RLIMIT_X"`,
+		`"process": {"args": ["a"], "cwd": "/", "rlimits": [{"type": "RLIMIT_AS", "soft": 2, "hard": 1}]}`: `process.rlimits[0]: soft 2 is above hard 1`,
+		`"process": {"args": ["a"], "cwd": "/", "capabilities": {"ambient": ["CAP_X"]}}`:                   `process.capabilities.ambient: there is no capability "CAP_X"`,
+		`"process": {"args": ["a"], "cwd": "/", "env": ["A"]}`:                                             `process.env: want NAME=VALUE, not "A"`,
+		`"mounts": [{"destination": "/"}]`:                                                                 `mounts[0].destination: want a path inside the root, not "/"`,
+		`"mounts": [{"destination": "/../.."}]`:                                                            `mounts[0].destination: want a path inside the root, not "/../.."`,
+		`"mounts": [{"destination": "/x", "options": ["idmap"]}]`:                                          `mounts[0].options: idmap is not supported yet`,
+		`"linux": {"namespaces": [{"type": "pid"}]}`:                                                       `linux.namespaces: a mount namespace is required`,
+		`"linux": {"namespaces": [{"type": "mount"}, {"type": "mount"}]}`:                                  `linux.namespaces[1].type: "mount" is there twice`,
+		`"linux": {"namespaces": [{"type": "mount"}, {"type": "user"}]}`:                                   `linux.uidMappings: a new user namespace needs`,
+		`"linux": {"namespaces": [{"type": "mount"}], "sysctl": {"net.ipv4.ip_forward": "1"}}`:             `net.ipv4.ip_forward is not of a namespace`,
+		`"linux": {"namespaces": [{"type": "mount"}], "sysctl": {"net.../../kernel/panic": "1"}}`:          `is no name of a sysctl`,
+		`"linux": {"namespaces": [{"type": "mount"}], "cgroupsPath": "/a/.."}`:                             `linux.cgroupsPath: want the path of a cgroup of its own`,
+		`"linux": {"namespaces": [{"type": "mount"}], "seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}`:     `linux.seccomp: not supported yet`,
+		`"hostname": "x"`:                         `hostname: it needs a uts namespace`,
+		`"hooks": {"poststop": [{"path": "/x"}]}`: `hooks: not supported yet`,
+	} {
+		_, err := Parse([]byte(minimal + "," + more + "}"))
+		var fe *FieldError
+		if !errors.As(err, &fe) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v, want %s", more, err, want)
+		}
+	}
+}
+
+func TestParseMountOptions(t *testing.T) {
+	o, err := parseMountOptions([]string{"nosuid", "ro", "rw", "rnoexec", "strictatime", "rbind", "rslave", "size=1k", "newinstance"})
+	if err != nil || o.set != unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_STRICTATIME || o.clear != unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR__ATIME ||
+		o.recSet != unix.MOUNT_ATTR_NOEXEC || !o.rbind || o.propagation != unix.MS_SLAVE || !o.recPropagation || strings.Join(o.data, ",") != "size=1k,newinstance" {
+		t.Errorf("%+v, %v", o, err)
+	}
+}
+
+// Whatever a bundle says, a script is built or an error names the field; nothing
+// panics, and no mount lands on the root itself.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(minimal + `, "mounts": [{"destination": "/dev", "type": "tmpfs", "options": ["nosuid", "mode=755"]}]}`))
+	f.Add([]byte(minimal + `, "hostname": "x"}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := Parse(data)
+		if err != nil {
+			if strings.Contains(err.Error(), "\n") {
+				t.Fatalf("an error of two lines: %v", err)
+			}
+			return
+		}
+		for _, m := range s.Mounts {
+			if m.Type == "bind" || m.Source != "" {
+				return // looks at the host
+			}
+		}
+		script(s, "/", ends{}) //nolint:errcheck // it must only not panic
+	})
+}
+
+func FuzzParseStart(f *testing.F) {
+	f.Add("1 (a) b) S 1 1 1 0 -1 4194560 1 1 1 1 1 1 1 1 20 0 1 0 77 1 1")
+	f.Fuzz(func(t *testing.T, s string) {
+		if v, ok := parseStart(s); ok && v == 77 && !strings.Contains(s, "77") {
+			t.Fatalf("%q started at %d", s, v)
+		}
+	})
+}
+
+func TestIDs(t *testing.T) {
+	e := Engine{Root: t.TempDir()}
+	for _, id := range []string{"", ".", "..", "a/b", "../x", "a\x00", "ä"} {
+		if _, err := e.State(id); err == nil || errors.Is(err, ErrNotFound) {
+			t.Errorf("id %q: %v", id, err)
+		}
+	}
+	if _, err := e.State("x"); !errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+	if all, err := e.List(); err != nil || len(all) != 0 {
+		t.Errorf("%v, %v", all, err)
+	}
+}

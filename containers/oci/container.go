@@ -29,6 +29,9 @@ type Engine struct {
 	NoCgroups bool
 }
 
+// ownGroup holds the cgroups of containers that name none.
+const ownGroup = "/powerd-oci"
+
 // record is state.json.
 type record struct {
 	specs.State
@@ -107,7 +110,7 @@ func (e *Engine) create(dir string, r *record, spec *specs.Spec, rootfs string) 
 		}
 		r.Cgroup = spec.Linux.CgroupsPath
 		if r.Cgroup == "" {
-			r.Cgroup = "/powerd-oci/" + r.ID
+			r.Cgroup = ownGroup + "/" + r.ID
 		}
 		r.Cgroup = filepath.Join("/", r.Cgroup)
 		// Whatever is in the container's cgroup ends with it: it must be its own.
@@ -198,6 +201,12 @@ func makeCgroup(group string, limits *specs.LinuxResources) (*os.File, error) {
 		resources = cgroup2.ToResources(limits)
 	}
 	m, err := cgroup2.NewManager("/sys/fs/cgroup", group, resources)
+	for range 5 { // the last container of ownGroup may have just taken it along
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		m, err = cgroup2.NewManager("/sys/fs/cgroup", group, resources)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot make cgroup %s: %w", group, err)
 	}
@@ -433,7 +442,9 @@ func (e *Engine) destroy(dir string, r *record) error {
 			}
 			time.Sleep(wait)
 		}
-		os.Remove(filepath.Dir(group)) //nolint:errcheck // others may be in it; never the root's
+		if filepath.Dir(r.Cgroup) == ownGroup {
+			os.Remove(filepath.Dir(group)) //nolint:errcheck // others may be in it
+		}
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("cannot remove state: %v", err)

@@ -73,15 +73,6 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-func FuzzParseStart(f *testing.F) {
-	f.Add("1 (a) b) S 1 1 1 0 -1 4194560 1 1 1 1 1 1 1 1 20 0 1 0 77 1 1")
-	f.Fuzz(func(t *testing.T, s string) {
-		if v, ok := parseStart(s); ok && v == 77 && !strings.Contains(s, "77") {
-			t.Fatalf("%q started at %d", s, v)
-		}
-	})
-}
-
 func TestIDs(t *testing.T) {
 	e := Engine{Root: t.TempDir()}
 	for _, id := range []string{"", ".", "..", "a/b", "../x", "a\x00", "ä"} {

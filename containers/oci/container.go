@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/cgroups/v3"
 	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"github.com/powerd/powerd/containers/spawn"
@@ -309,30 +310,19 @@ func (e *Engine) load(id string) (dir string, r *record, err error) {
 }
 
 // startTime returns when a process started, in ticks since boot; a zombie is none.
-//
-// See proc_pid_stat(5), fields 3 and 22.
 func startTime(pid int) (uint64, bool) {
 	if pid <= 0 {
 		return 0, false
 	}
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	p, err := procfs.NewProc(pid)
 	if err != nil {
 		return 0, false
 	}
-	return parseStart(string(data))
-}
-
-func parseStart(stat string) (uint64, bool) {
-	_, rest, ok := strings.Cut(stat, ") ")
-	if i := strings.LastIndex(stat, ") "); ok && i >= 0 {
-		rest = stat[i+2:]
-	}
-	f := strings.Fields(rest)
-	if len(f) < 20 || f[0] == "Z" || f[0] == "X" {
+	stat, err := p.Stat()
+	if err != nil || stat.State == "Z" || stat.State == "X" {
 		return 0, false
 	}
-	v, err := strconv.ParseUint(f[19], 10, 64)
-	return v, err == nil
+	return stat.Starttime, true
 }
 
 // State returns what a container is doing.

@@ -49,7 +49,7 @@ type Call struct {
 
 // Do adds a call. What completes the sentence "cannot ...". An argument is an int,
 // a uint64, a uintptr, a Register, or what the call gets a pointer to: a string
-// (which gets its NUL), a []byte, a *[]byte structure of unsafe.Pointer.
+// (which gets its NUL), a []byte, or a structure as an unsafe.Pointer.
 func (s *Script) Do(what string, trap uintptr, args ...any) Call {
 	c := call{trap: trap}
 	for i, a := range args {
@@ -89,12 +89,6 @@ func (c Call) Save() Register {
 	c.s.calls[c.at].out = uintptr(c.s.registers + 1)
 	c.s.registers++
 	return Register(c.s.registers - 1)
-}
-
-// SaveTo keeps the result where another call's went.
-func (c Call) SaveTo(r Register) Call {
-	c.s.calls[c.at].out = uintptr(r) + 1
-	return c
 }
 
 // Ignore lets the script go on after these errors.

@@ -5,7 +5,6 @@ import (
 
 	"github.com/powerd/powerd/internal/energy"
 	"github.com/powerd/powerd/internal/sim"
-	"github.com/powerd/powerd/internal/units"
 )
 
 // Newcomer is the machine and the work that `--machine sim` shows: two clusters of
@@ -18,9 +17,9 @@ func Newcomer(p energy.Platform, span time.Duration, seed uint64) Case {
 		// As much power around a cluster as one of its cores draws at its slowest.
 		p.Cluster = &energy.Cluster{Cores: cores, Power: p.Curve.OPPs[0].Active(), Sleep: p.Curve.OPPs[0].Active() / 50}
 	}
-	spec := sim.Spec{Name: "sim:" + p.Name, Driver: "acpi-cpufreq", Meter: "rapl"}
-	for range clusters {
-		spec.Clusters = append(spec.Clusters, sim.Cluster{Cores: cores, Curve: p.Curve, Idle: p.Idle, Shared: units.Power(p.Cluster.Power), Asleep: p.Cluster.Sleep})
+	spec := sim.FromCurve("sim:"+p.Name, p.Curve, p.Idle, clusters, cores, p.Cluster.Power)
+	for i := range spec.Clusters {
+		spec.Clusters[i].Asleep = p.Cluster.Sleep
 	}
 	const ms = time.Millisecond
 	return Case{

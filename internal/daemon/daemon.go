@@ -74,7 +74,7 @@ func New(o Options) *Daemon {
 		d.dry = sysfs.NewOverlay(o.FS)
 		d.fs = d.dry
 	} else {
-		d.journal.Guard, d.journal.Mend = cpufreq.Crosses, containers.ClearCPUs
+		teach(d.journal)
 	}
 	d.observer = newObserver(d.fs)
 	return d
@@ -111,9 +111,13 @@ func (d *Daemon) Close() ([]sysfs.Restored, error) {
 	return Restore(d.journal, d.config.Reclaim)
 }
 
+// teach tells a journal what it cannot know of files: which limits must not cross,
+// and how a cpuset is cleared.
+func teach(j *sysfs.Journal) { j.Guard, j.Mend = cpufreq.Crosses, containers.ClearCPUs }
+
 // Restore puts back what a journal holds. The error joins every failure.
 func Restore(j *sysfs.Journal, reclaim bool) ([]sysfs.Restored, error) {
-	j.Guard, j.Mend = cpufreq.Crosses, containers.ClearCPUs
+	teach(j)
 	outcomes, err := j.Restore(reclaim)
 	errs := []error{err}
 	for _, o := range outcomes {

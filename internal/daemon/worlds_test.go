@@ -68,7 +68,6 @@ func (w simWorld) clock(t *testing.T, domain int) units.Frequency {
 
 type nodeWorld struct {
 	*testbed.Node
-	t *testing.T
 }
 
 func (w nodeWorld) now() time.Time          { return time.Now() }
@@ -318,7 +317,7 @@ func TestScenariosTestbed(t *testing.T) {
 		Meter: true, IdlePower: 50 * units.Milliwatt, Base: 200 * units.Milliwatt, HostShare: 0.4})
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
-			w := nodeWorld{n, t}
+			w := nodeWorld{n}
 			s.play(t, w, policy(t))
 			w.empty(t)
 		})

@@ -36,7 +36,7 @@ var rules = map[string]rule{
 	"cpufreq":           {may: []string{"internal/sysfs", "internal/cpuset", "internal/units"}, why: "readers of hardware do not know one another: a broken one costs itself only"},
 	"cstates":           {may: []string{"internal/sysfs", "internal/cpuset", "internal/units"}, why: "readers of hardware do not know one another: a broken one costs itself only"},
 	"containers":        {may: []string{"internal/sysfs", "internal/cpuset"}, why: "containers run on any hardware"},
-	"containers/oci":    {may: []string{"containers/spawn", "github.com/opencontainers/runtime-spec", "github.com/containerd/cgroups/v3", "golang.org/x/sys"}, why: "the runtime knows nothing of power"},
+	"containers/oci":    {may: []string{"containers/spawn", "github.com/opencontainers/runtime-spec", "github.com/containerd/cgroups/v3", "github.com/prometheus/procfs", "golang.org/x/sys"}, why: "the runtime knows nothing of power"},
 	"containers/spawn":  {may: []string{"golang.org/x/sys"}, why: "it runs between fork and exec, where nothing may surprise"},
 	"internal/energy":   {may: []string{"cpufreq", "cstates", "internal/sysfs", "internal/units"}, why: "it prices hardware, and decides nothing"},
 	"placement": {may: []string{"cpufreq", "internal/cpuset", "internal/units"},

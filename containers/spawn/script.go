@@ -2,6 +2,7 @@ package spawn
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -12,17 +13,23 @@ import (
 // A Register is the result of an earlier call, to be used as an argument.
 type Register int
 
+// An FD is a descriptor of this process that the script gets under its number.
+type FD uintptr
+
+// An Addr is where Data has put something in the process to come.
+type Addr uint64
+
 // A Script is system calls to be made in order. The zero Script is empty.
 type Script struct {
 	calls []call
 	what  []string
-	// keep holds what the calls point to.
-	keep      []any
+	// data is what the calls point to, at dataBase + headerSize.
+	data      []byte
 	registers int
+	fds       []FD
 }
 
-// call is what the child sees of a call: no Go pointers, for nothing in the child
-// may follow one.
+// call is a call as the player knows its layout.
 type call struct {
 	trap uintptr
 	args [6]uintptr
@@ -47,9 +54,31 @@ type Call struct {
 	at int
 }
 
+// Data puts bytes into the process to come, aligned to 8.
+func (s *Script) Data(b []byte) Addr {
+	for len(s.data)%8 != 0 {
+		s.data = append(s.data, 0)
+	}
+	at := Addr(dataBase + headerSize + len(s.data))
+	s.data = append(s.data, b...)
+	return at
+}
+
+// Struct is a structure's bytes. It must hold no pointers but Addrs.
+func Struct[T any](v *T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v))
+}
+
+// Keep lets the process have a descriptor, under the same number.
+func (s *Script) Keep(fd FD) {
+	if !slices.Contains(s.fds, fd) {
+		s.fds = append(s.fds, fd)
+	}
+}
+
 // Do adds a call. What completes the sentence "cannot ...". An argument is an int,
-// a uint64, a uintptr, a Register, or what the call gets a pointer to: a string
-// (which gets its NUL), a []byte, or a structure as an unsafe.Pointer.
+// a uint64, a uintptr, a Register, an FD, an Addr, or what the call gets a pointer
+// to: a string (which gets its NUL) or a []byte.
 func (s *Script) Do(what string, trap uintptr, args ...any) Call {
 	c := call{trap: trap}
 	for i, a := range args {
@@ -60,21 +89,23 @@ func (s *Script) Do(what string, trap uintptr, args ...any) Call {
 			c.args[i] = uintptr(a)
 		case uintptr:
 			c.args[i] = a
+		case Addr:
+			c.args[i] = uintptr(a)
+		case FD:
+			s.Keep(a)
+			c.args[i] = uintptr(a)
 		case Register:
+			if i > 4 {
+				panic("spawn: the sixth argument cannot be a register")
+			}
 			c.args[i] = uintptr(a)
 			c.named |= 1 << i
 		case string:
-			b := append([]byte(a), 0)
-			s.keep = append(s.keep, b)
-			c.args[i] = uintptr(unsafe.Pointer(&b[0]))
+			c.args[i] = uintptr(s.Data(append([]byte(a), 0)))
 		case []byte:
 			if len(a) > 0 {
-				s.keep = append(s.keep, a)
-				c.args[i] = uintptr(unsafe.Pointer(&a[0]))
+				c.args[i] = uintptr(s.Data(a))
 			}
-		case unsafe.Pointer:
-			s.keep = append(s.keep, a)
-			c.args[i] = uintptr(a)
 		default:
 			panic(fmt.Sprintf("spawn: argument %d of %q is a %T", i, what, a))
 		}
@@ -125,13 +156,12 @@ func (s *Script) Fork(what string, flags uintptr) {
 }
 
 // Pointers makes a NULL-terminated array of C strings, as execve takes.
-func (s *Script) Pointers(list []string) unsafe.Pointer {
-	ptrs := make([]*byte, len(list)+1)
+func (s *Script) Pointers(list []string) Addr {
+	ptrs := make([]Addr, len(list)+1)
 	for i, v := range list {
-		ptrs[i] = &append([]byte(v), 0)[0]
+		ptrs[i] = s.Data(append([]byte(v), 0))
 	}
-	s.keep = append(s.keep, ptrs)
-	return unsafe.Pointer(&ptrs[0])
+	return s.Data(unsafe.Slice((*byte)(unsafe.Pointer(&ptrs[0])), 8*len(ptrs)))
 }
 
 // checkStrings refuses NULs, which would cut a string short.

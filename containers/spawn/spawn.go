@@ -21,9 +21,6 @@ func beforeFork()
 //go:linkname afterFork syscall.runtime_AfterFork
 func afterFork()
 
-//go:linkname afterForkInChild syscall.runtime_AfterForkInChild
-func afterForkInChild()
-
 // A Process is what Start made.
 type Process struct {
 	Pid int
@@ -57,6 +54,16 @@ type CallError struct {
 func (e *CallError) Error() string { return fmt.Sprintf("cannot %s: %v", e.What, e.Errno) }
 func (e *CallError) Unwrap() error { return e.Errno }
 
+// execPlan is what cloneExec's child needs. The assembler knows its layout.
+type execPlan struct {
+	program    uint64 // descriptor
+	empty      *byte
+	argv, envp **byte
+	keep       *FD
+	keeps      uint64
+	errno      uint64
+}
+
 // Start runs a script in a new process. It returns as soon as that exists; Wait
 // tells whether the script came to its execve.
 func Start(s *Script, o Options) (*Process, error) {
@@ -75,111 +82,58 @@ func Start(s *Script, o Options) (*Process, error) {
 	}
 	defer reportEnd.Close()
 	defer forkedEnd.Close()
+	program, err := s.image(reportEnd.Fd(), forkedEnd.Fd())
+	if err == nil {
+		var f *os.File
+		if f, err = seal(program); err == nil {
+			defer f.Close()
+			var p *Process
+			if p, err = s.start(f, append(s.fds, FD(reportEnd.Fd()), FD(forkedEnd.Fd())), o); err == nil {
+				p.report, p.forked, p.what = report, forked, s.what
+				return p, nil
+			}
+		}
+	}
+	report.Close()
+	forked.Close()
+	return nil, err
+}
+
+// start clones into the program.
+func (s *Script) start(program *os.File, keep []FD, o Options) (*Process, error) {
 	pidfd := int32(-1)
-	args := &cloneArgs{flags: uint64(o.Namespaces) | unix.CLONE_PIDFD, pidFD: uint64(uintptr(unsafe.Pointer(&pidfd))), exitSignal: uint64(syscall.SIGCHLD)}
+	args := &cloneArgs{flags: uint64(o.Namespaces) | unix.CLONE_PIDFD | unix.CLONE_VM | unix.CLONE_VFORK,
+		pidFD: uint64(uintptr(unsafe.Pointer(&pidfd))), exitSignal: uint64(syscall.SIGCHLD)}
 	if o.Cgroup != nil {
 		args.flags |= unix.CLONE_INTO_CGROUP
 		args.cgroup = uint64(o.Cgroup.Fd())
 	}
-	// What the child touches: made now, for it must not allocate.
-	registers := &make([]uintptr, s.registers+1)[0]
-	message := new([2]uint64)
-	first, n := &s.calls[0], uintptr(len(s.calls))
-	reportFD, forkedFD := reportEnd.Fd(), forkedEnd.Fd()
+	name := &[]byte("powerd-init\x00")[0]
+	none := new(byte)
+	plan := &execPlan{program: uint64(program.Fd()), empty: none, argv: &[]*byte{name, nil}[0], envp: &[]*byte{nil}[0], keep: &keep[0], keeps: uint64(len(keep))}
 
 	syscall.ForkLock.Lock()
-	beforeFork()
-	pid, errno := clone(args, first, n, registers, message, reportFD, forkedFD)
+	beforeFork() // blocks all signals, which the player lets through again
+	pid := cloneExec(args, unsafe.Sizeof(*args), plan)
 	afterFork()
 	syscall.ForkLock.Unlock()
-	runtime.KeepAlive(s)
 	runtime.KeepAlive(args)
-	if errno != 0 {
-		report.Close()
-		forked.Close()
-		return nil, &CallError{"make a process in its namespaces and cgroup", errno}
+	runtime.KeepAlive(&pidfd)
+	runtime.KeepAlive(plan)
+	if pid < 0 {
+		return nil, &CallError{"make a process in its namespaces and cgroup", syscall.Errno(-pid)}
 	}
-	return &Process{Pid: int(pid), Pidfd: os.NewFile(uintptr(pidfd), "pidfd"), report: report, forked: forked, what: s.what}, nil
-}
-
-// clone makes the child, which does not return from it.
-//
-//go:noinline
-//go:norace
-//go:nosplit
-func clone(args *cloneArgs, first *call, n uintptr, registers *uintptr, message *[2]uint64, reportFD, forkedFD uintptr) (pid uintptr, errno syscall.Errno) {
-	pid, _, errno = syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0)
-	if errno != 0 || pid != 0 {
-		return pid, errno
-	}
-	afterForkInChild()
-	play(first, n, registers, message, reportFD, forkedFD)
-	return 0, 0 // not reached
-}
-
-// play makes the calls. It runs in a copy of this process that has one thread and
-// no scheduler: it may not grow its stack, allocate, or panic.
-//
-//go:noinline
-//go:norace
-//go:nosplit
-//go:nocheckptr
-func play(first *call, n uintptr, registers *uintptr, message *[2]uint64, reportFD, forkedFD uintptr) {
-	base := unsafe.Pointer(registers)
-	for i := uintptr(0); i < n; i++ {
-		c := (*call)(unsafe.Add(unsafe.Pointer(first), i*unsafe.Sizeof(*first)))
-		a0, a1, a2, a3, a4, a5 := c.args[0], c.args[1], c.args[2], c.args[3], c.args[4], c.args[5]
-		if c.named&1 != 0 {
-			a0 = *(*uintptr)(unsafe.Add(base, a0*8))
-		}
-		if c.named&2 != 0 {
-			a1 = *(*uintptr)(unsafe.Add(base, a1*8))
-		}
-		if c.named&4 != 0 {
-			a2 = *(*uintptr)(unsafe.Add(base, a2*8))
-		}
-		if c.named&8 != 0 {
-			a3 = *(*uintptr)(unsafe.Add(base, a3*8))
-		}
-		if c.named&16 != 0 {
-			a4 = *(*uintptr)(unsafe.Add(base, a4*8))
-		}
-		r, _, errno := syscall.RawSyscall6(c.trap, a0, a1, a2, a3, a4, a5)
-		if errno == syscall.EINTR {
-			i-- // a signal: once more
-			continue
-		}
-		if errno == 0 && c.some != 0 && r == 0 {
-			errno = syscall.EPIPE
-		}
-		if errno != 0 {
-			e := uintptr(errno)
-			switch {
-			case c.on[0] == e:
-				i += c.skip[0]
-			case c.on[1] == e:
-				i += c.skip[1]
-			case c.on[2] == e:
-				i += c.skip[2]
-			case c.on[3] == e:
-				i += c.skip[3]
-			default:
-				message[0], message[1] = uint64(i), uint64(e)
-				syscall.RawSyscall(unix.SYS_WRITE, reportFD, uintptr(unsafe.Pointer(message)), 16)
-				syscall.RawSyscall(unix.SYS_EXIT_GROUP, 127, 0, 0)
+	p := &Process{Pid: pid, Pidfd: os.NewFile(uintptr(pidfd), "pidfd")}
+	if plan.errno != 0 {
+		p.Pidfd.Close()
+		for {
+			if _, err := unix.Wait4(pid, nil, 0, nil); err != unix.EINTR {
+				break
 			}
-			continue
 		}
-		if c.out != 0 {
-			*(*uintptr)(unsafe.Add(base, (c.out-1)*8)) = r
-		}
-		if c.fork != 0 && r != 0 {
-			message[0] = uint64(r)
-			syscall.RawSyscall(unix.SYS_WRITE, forkedFD, uintptr(unsafe.Pointer(message)), 8)
-			syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
-		}
+		return nil, &CallError{"run a process' first program", syscall.Errno(plan.errno)}
 	}
-	syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+	return p, nil
 }
 
 // Wait returns when the script has come to its execve, or an error: the call that

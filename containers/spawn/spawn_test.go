@@ -36,7 +36,7 @@ func TestExec(t *testing.T) {
 		t.Fatal(err)
 	}
 	var s Script
-	s.Do("move standard output", unix.SYS_DUP3, w.Fd(), 1, 0)
+	s.Do("move standard output", unix.SYS_DUP3, FD(w.Fd()), 1, 0)
 	dir := s.Do("open /", unix.SYS_OPENAT, unix.AT_FDCWD, "/", unix.O_PATH|unix.O_CLOEXEC).Save()
 	s.Do("enter /", unix.SYS_FCHDIR, dir)
 	s.Do("open what is not there", unix.SYS_OPENAT, unix.AT_FDCWD, "/nonesuch", 0).SkipOn(syscall.ENOENT, 1)
@@ -95,8 +95,7 @@ func TestSome(t *testing.T) {
 			t.Fatal(err)
 		}
 		var s Script
-		s.Do("close the other end", unix.SYS_CLOSE, w.Fd())
-		s.Do("wait for the parent", unix.SYS_READ, r.Fd(), make([]byte, 1), 1).Some()
+		s.Do("wait for the parent", unix.SYS_READ, FD(r.Fd()), make([]byte, 1), 1).Some()
 		p, err := Start(&s, Options{})
 		if err != nil {
 			t.Fatal(err)
@@ -140,7 +139,7 @@ func TestNamespaces(t *testing.T) {
 	s.Fork("go on in the pid namespace", 0)
 	s.Do("become root there", unix.SYS_SETRESUID, 0, 0, 0)
 	s.Do("set the host's name", unix.SYS_SETHOSTNAME, "inside", len("inside"))
-	s.Do("move standard output", unix.SYS_DUP3, w.Fd(), 1, 0)
+	s.Do("move standard output", unix.SYS_DUP3, FD(w.Fd()), 1, 0)
 	if err := s.Exec("/bin/sh", []string{"sh", "-c", "hostname; id -u; echo $$"}, []string{"PATH=/usr/bin:/bin"}, ""); err != nil {
 		t.Fatal(err)
 	}

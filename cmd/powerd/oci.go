@@ -2,12 +2,15 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
@@ -19,17 +22,48 @@ import (
 // runOCI is powerd as an OCI runtime: the command line that engines use with runc.
 func runOCI(args []string, in io.Reader, out, errs io.Writer) int {
 	u := newUI(out, errs)
-	return execute(u, newOCICmd(u), args, in, out, errs)
+	var f ociFlags
+	code := execute(u, newOCICmd(u, &f), args, in, out, io.MultiWriter(errs, &f.said))
+	if text := strings.TrimSpace(f.said.String()); text != "" && f.log != "" {
+		if err := f.logError(text); err != nil {
+			u.fail(err)
+		}
+	}
+	return code
 }
 
 // ociFlags are the global flags.
 type ociFlags struct {
-	engine  oci.Engine
-	manager string
+	engine         oci.Engine
+	manager        string
+	systemd, debug bool
+	log, logFormat string
+	said           strings.Builder // on standard error
 }
 
-func newOCICmd(u *ui) *cobra.Command {
-	var f ociFlags
+// logError appends what was said to the log that an engine reads: conmon and
+// containerd find there why a command failed.
+func (f *ociFlags) logError(text string) error {
+	line := fmt.Sprintf("time=%q level=error msg=%q\n", time.Now().Format(time.RFC3339), text)
+	if f.logFormat == "json" {
+		data, err := json.Marshal(map[string]string{"level": "error", "msg": text, "time": time.Now().Format(time.RFC3339)})
+		if err != nil {
+			return err
+		}
+		line = string(data) + "\n"
+	}
+	file, err := os.OpenFile(f.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err == nil {
+		_, err = file.WriteString(line)
+		err = errors.Join(err, file.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write the log: %v", err)
+	}
+	return nil
+}
+
+func newOCICmd(u *ui, f *ociFlags) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "powerd-oci",
 		Short:         "Run containers from OCI bundles",
@@ -39,6 +73,12 @@ func newOCICmd(u *ui) *cobra.Command {
 		Args:          noSuchCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if f.systemd {
+				return usage(errors.New("cannot make a systemd scope: not supported yet"), "run without --systemd-cgroup: cgroups are then made below the path that config.json names")
+			}
+			if f.logFormat != "text" && f.logFormat != "json" {
+				return usage(fmt.Errorf("cannot log as %q", f.logFormat), "want text or json")
+			}
 			switch f.manager {
 			case "cgroupfs":
 			case "none":
@@ -52,48 +92,288 @@ func newOCICmd(u *ui) *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.PersistentFlags().StringVar(&f.engine.Root, "root", "/run/powerd-oci", "folder of the containers' state")
 	root.PersistentFlags().StringVar(&f.manager, "cgroup-manager", "cgroupfs", "who makes cgroups: cgroupfs, or none to run without limits")
-	root.AddCommand(newOCICreateCmd(&f), newOCIRunCmd(&f), newOCIStateCmd(u, &f), newOCIListCmd(u, &f),
-		&cobra.Command{Use: "start ID", Short: "Let a created container's program run", Args: cobra.ExactArgs(1),
-			RunE: func(_ *cobra.Command, args []string) error { return f.engine.Start(args[0]) }},
-		newOCIKillCmd(&f), newOCIDeleteCmd(&f))
+	root.PersistentFlags().StringVar(&f.log, "log", "", "file that errors are appended to")
+	root.PersistentFlags().StringVar(&f.logFormat, "log-format", "text", "format of the log: text, json")
+	root.PersistentFlags().BoolVar(&f.systemd, "systemd-cgroup", false, "let systemd make the cgroups")
+	root.PersistentFlags().BoolVar(&f.debug, "debug", false, "accepted as other runtimes do; there is nothing to add")
+	one := func(use, short string, do func(id string) error) *cobra.Command {
+		return &cobra.Command{Use: use + " ID", Short: short, Args: cobra.ExactArgs(1), RunE: func(_ *cobra.Command, args []string) error { return do(args[0]) }}
+	}
+	root.AddCommand(newOCICreateCmd(f), newOCIRunCmd(f), newOCIExecCmd(f), newOCIStateCmd(u, f), newOCIListCmd(u, f), newOCIPsCmd(u, f), newOCISpecCmd(),
+		one("start", "Let a created container's program run", func(id string) error { return f.engine.Start(id) }),
+		one("pause", "Freeze all processes of a container", func(id string) error { return f.engine.Pause(id) }),
+		one("resume", "Let a paused container go on", func(id string) error { return f.engine.Resume(id) }),
+		newOCIKillCmd(f), newOCIDeleteCmd(f))
 	return root
 }
 
+// createFlags are the flags of create and run.
+type createFlags struct {
+	bundle, pidFile string
+	noPivot         bool
+	oci.CreateOptions
+}
+
+func (c *createFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&c.bundle, "bundle", "b", ".", "folder of config.json")
+	cmd.Flags().StringVar(&c.pidFile, "pid-file", "", "file for the pid of the container's first process")
+	cmd.Flags().StringVar(&c.ConsoleSocket, "console-socket", "", "unix socket that gets the terminal's master")
+	cmd.Flags().IntVar(&c.Preserve, "preserve-fds", 0, "pass on this many descriptors above 2")
+	cmd.Flags().BoolVar(&c.KeepKeyring, "no-new-keyring", false, "keep the session keyring")
+	cmd.Flags().BoolVar(&c.noPivot, "no-pivot", false, "refused: a root is made by pivot_root only")
+}
+
+// options are the engine's, with the pid file written once there is a pid.
+func (c *createFlags) options() (oci.CreateOptions, error) {
+	o := c.CreateOptions
+	if c.noPivot {
+		return o, usage(errors.New("cannot run without pivot_root: a chroot can be left"), "put the root on a file system that can be a mount point, not on the initramfs")
+	}
+	if err := preserve(&o.Preserve); err != nil {
+		return o, err
+	}
+	if c.pidFile != "" {
+		o.Started = writePid(c.pidFile)
+	}
+	return o, nil
+}
+
+// preserve adds the descriptors of socket activation, and looks whether they are there.
+func preserve(n *int) error {
+	if v := os.Getenv("LISTEN_FDS"); v != "" {
+		more, err := strconv.Atoi(v)
+		if err != nil || more < 0 {
+			return fmt.Errorf("cannot pass descriptors on: LISTEN_FDS is %q", v)
+		}
+		*n = max(*n, more)
+	}
+	if *n < 0 || *n > 1024 {
+		return usage(fmt.Errorf("cannot pass on %d descriptors", *n), "want 0 to 1024")
+	}
+	for fd := 3; fd < 3+*n; fd++ {
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if err != nil || flags&unix.FD_CLOEXEC != 0 { // such are powerd's own
+			return fmt.Errorf("cannot pass on descriptor %d: it is not open", fd)
+		}
+	}
+	return nil
+}
+
+func writePid(file string) func(int) error {
+	return func(pid int) error {
+		if err := os.WriteFile(file, []byte(strconv.Itoa(pid)), 0o644); err != nil {
+			return fmt.Errorf("cannot write the pid file: %v", err)
+		}
+		return nil
+	}
+}
+
 func newOCICreateCmd(f *ociFlags) *cobra.Command {
-	var bundle, pidFile string
+	var c createFlags
 	cmd := &cobra.Command{Use: "create ID", Short: "Make a container up to its program", Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			s, err := f.engine.Create(args[0], bundle)
-			if err != nil || pidFile == "" {
+			o, err := c.options()
+			if err != nil {
 				return err
 			}
-			if err := os.WriteFile(pidFile, []byte(strconv.Itoa(s.Pid)), 0o644); err != nil {
-				if derr := f.engine.Delete(args[0], true); derr != nil {
-					return fmt.Errorf("cannot write the pid file: %v; nor delete the container: %v", err, derr)
-				}
-				return fmt.Errorf("cannot write the pid file: %v", err)
-			}
-			return nil
+			_, err = f.engine.Create(args[0], c.bundle, o)
+			return err
 		}}
-	cmd.Flags().StringVarP(&bundle, "bundle", "b", ".", "folder of config.json")
-	cmd.Flags().StringVar(&pidFile, "pid-file", "", "file for the pid of the container's first process")
+	c.add(cmd)
 	return cmd
 }
 
+// allSignals are the signals that reach powerd; stop ends it.
+func allSignals() (signals chan os.Signal, stop func()) {
+	signals = make(chan os.Signal, 32)
+	signal.Notify(signals)
+	return signals, func() { signal.Stop(signals) }
+}
+
 func newOCIRunCmd(f *ociFlags) *cobra.Command {
-	var bundle string
+	var c createFlags
 	cmd := &cobra.Command{Use: "run ID", Short: "Create, start, wait, delete; ends with the program's exit code", Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			signals := make(chan os.Signal, 32)
-			signal.Notify(signals)
-			defer signal.Stop(signals)
-			code, err := f.engine.Run(args[0], bundle, signals)
+			o, err := c.options()
+			if err != nil {
+				return err
+			}
+			signals, stop := allSignals()
+			defer stop()
+			code, err := f.engine.Run(args[0], c.bundle, o, signals)
 			if err == nil && code != 0 {
 				return exitCode(code)
 			}
 			return err
 		}}
-	cmd.Flags().StringVarP(&bundle, "bundle", "b", ".", "folder of config.json")
+	c.add(cmd)
+	cmd.Flags().BoolVarP(&c.Detach, "detach", "d", false, "return once the program runs")
+	return cmd
+}
+
+func newOCIExecCmd(f *ociFlags) *cobra.Command {
+	var (
+		o                        oci.ExecOptions
+		file, cwd, user, pidFile string
+		env, caps                []string
+		groups                   []uint
+		tty, noNewPrivileges     bool
+		apparmor, label          string
+	)
+	cmd := &cobra.Command{Use: "exec ID PROGRAM [ARGS...]", Short: "Run a further process in a running container", Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if file != "" {
+				data, err := os.ReadFile(file)
+				if err != nil {
+					return fmt.Errorf("cannot read the process: %v", err)
+				}
+				o.Process = &specs.Process{}
+				if err := json.Unmarshal(data, o.Process); err != nil {
+					return fmt.Errorf("cannot use %s: %v", file, err)
+				}
+			} else {
+				if len(args) < 2 {
+					return usage(errors.New("cannot exec: no program is given"), "give a program, or --process FILE")
+				}
+				spec, err := f.engine.Spec(args[0])
+				if err != nil {
+					return err
+				}
+				p := spec.Process
+				p.Args, p.Terminal = args[1:], tty
+				p.Env = append(p.Env, env...)
+				if cwd != "" {
+					p.Cwd = cwd
+				}
+				if user != "" {
+					u, err := parseUser(user)
+					if err != nil {
+						return usage(err, "want UID or UID:GID")
+					}
+					p.User.UID, p.User.GID = u.UID, u.GID
+				}
+				for _, g := range groups {
+					p.User.AdditionalGids = append(p.User.AdditionalGids, uint32(g))
+				}
+				if cmd.Flags().Changed("no-new-privs") {
+					p.NoNewPrivileges = noNewPrivileges
+				}
+				if apparmor != "" {
+					p.ApparmorProfile = apparmor
+				}
+				if label != "" {
+					p.SelinuxLabel = label
+				}
+				if len(caps) > 0 {
+					if p.Capabilities == nil {
+						p.Capabilities = &specs.LinuxCapabilities{}
+					}
+					c := p.Capabilities
+					c.Bounding, c.Effective, c.Permitted = append(c.Bounding, caps...), append(c.Effective, caps...), append(c.Permitted, caps...)
+				}
+				o.Process = p
+			}
+			if err := preserve(&o.Preserve); err != nil {
+				return err
+			}
+			if pidFile != "" {
+				o.Started = writePid(pidFile)
+			}
+			signals, stop := allSignals()
+			defer stop()
+			o.Signals = signals
+			code, err := f.engine.Exec(args[0], o)
+			if err == nil && code != 0 {
+				return exitCode(code)
+			}
+			return err
+		}}
+	fl := cmd.Flags()
+	fl.SetInterspersed(false)
+	fl.StringVarP(&file, "process", "p", "", "file with the process, as in config.json")
+	fl.StringVar(&o.ConsoleSocket, "console-socket", "", "unix socket that gets the terminal's master")
+	fl.StringVar(&pidFile, "pid-file", "", "file for the process' pid")
+	fl.BoolVarP(&o.Detach, "detach", "d", false, "return once the program runs")
+	fl.BoolVarP(&tty, "tty", "t", false, "give it a terminal")
+	fl.StringVar(&cwd, "cwd", "", "working directory in the container")
+	fl.StringArrayVarP(&env, "env", "e", nil, "NAME=VALUE for the environment")
+	fl.StringVarP(&user, "user", "u", "", "UID or UID:GID")
+	fl.UintSliceVarP(&groups, "additional-gids", "g", nil, "further groups")
+	fl.StringArrayVarP(&caps, "cap", "c", nil, "further capabilities, such as CAP_KILL")
+	fl.BoolVar(&noNewPrivileges, "no-new-privs", false, "set no_new_privs")
+	fl.StringVar(&apparmor, "apparmor", "", "AppArmor profile")
+	fl.StringVar(&label, "process-label", "", "SELinux label")
+	fl.IntVar(&o.Preserve, "preserve-fds", 0, "pass on this many descriptors above 2")
+	return cmd
+}
+
+// parseUser reads UID or UID:GID.
+func parseUser(s string) (u specs.User, err error) {
+	uid, gid, both := strings.Cut(s, ":")
+	n, err := strconv.ParseUint(uid, 10, 32)
+	if err == nil {
+		u.UID = uint32(n)
+		if both {
+			n, err = strconv.ParseUint(gid, 10, 32)
+			u.GID = uint32(n)
+		}
+	}
+	if err != nil {
+		return u, fmt.Errorf("cannot use user %q: it is no number", s)
+	}
+	return u, nil
+}
+
+func newOCIPsCmd(u *ui, f *ociFlags) *cobra.Command {
+	var format string
+	cmd := &cobra.Command{Use: "ps ID", Short: "List a container's processes, by their pids outside", Args: cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			pids, err := f.engine.Pids(args[0])
+			if err != nil {
+				return err
+			}
+			switch format {
+			case "json":
+				data, err := json.Marshal(pids)
+				u.printf("%s\n", data)
+				return err
+			case "table":
+				u.printf("PID      COMMAND\n")
+				for _, pid := range pids {
+					name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+					if err != nil {
+						continue // it has ended
+					}
+					u.printf("%-8d %s\n", pid, strings.TrimSpace(string(name)))
+				}
+				return nil
+			}
+			return usage(fmt.Errorf("cannot list as %q", format), "want table or json")
+		}}
+	cmd.Flags().StringVarP(&format, "format", "f", "table", "format: table, json")
+	return cmd
+}
+
+func newOCISpecCmd() *cobra.Command {
+	var bundle string
+	cmd := &cobra.Command{Use: "spec", Short: "Write a config.json to start from", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			data, err := json.MarshalIndent(oci.DefaultSpec(), "", "\t")
+			if err != nil {
+				return err
+			}
+			name := filepath.Join(bundle, "config.json")
+			f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+			if err == nil {
+				_, err = f.Write(append(data, '\n'))
+				err = errors.Join(err, f.Close())
+			}
+			if err != nil {
+				return fmt.Errorf("cannot write a config: %v", err)
+			}
+			return nil
+		}}
+	cmd.Flags().StringVarP(&bundle, "bundle", "b", ".", "folder to write it to")
 	return cmd
 }
 
@@ -110,11 +390,18 @@ func newOCIStateCmd(u *ui, f *ociFlags) *cobra.Command {
 
 func newOCIListCmd(u *ui, f *ociFlags) *cobra.Command {
 	var format string
+	var quiet bool
 	cmd := &cobra.Command{Use: "list", Short: "List containers", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			all, err := f.engine.List()
 			if err != nil {
 				return err
+			}
+			if quiet {
+				for _, s := range all {
+					u.printf("%s\n", s.ID)
+				}
+				return nil
 			}
 			switch format {
 			case "json":
@@ -136,11 +423,13 @@ func newOCIListCmd(u *ui, f *ociFlags) *cobra.Command {
 			return usage(fmt.Errorf("cannot list as %q", format), "want table or json")
 		}}
 	cmd.Flags().StringVarP(&format, "format", "f", "table", "format: table, json")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "the ids alone")
 	return cmd
 }
 
 func newOCIKillCmd(f *ociFlags) *cobra.Command {
-	return &cobra.Command{Use: "kill ID [SIGNAL]", Short: "Send a signal to a container's first process (default TERM)", Args: cobra.RangeArgs(1, 2),
+	var all bool
+	cmd := &cobra.Command{Use: "kill ID [SIGNAL]", Short: "Send a signal to a container's first process (default TERM)", Args: cobra.RangeArgs(1, 2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			name := "TERM"
 			if len(args) == 2 {
@@ -150,8 +439,10 @@ func newOCIKillCmd(f *ociFlags) *cobra.Command {
 			if err != nil {
 				return usage(err, "give a name such as TERM or SIGTERM, or a number")
 			}
-			return f.engine.Kill(args[0], sig)
+			return f.engine.Kill(args[0], sig, all)
 		}}
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "all its processes")
+	return cmd
 }
 
 // parseSignal reads a signal by name, with or without SIG, or by number.

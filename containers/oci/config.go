@@ -8,7 +8,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"reflect"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -77,33 +76,40 @@ func check(s *specs.Spec) error {
 		return field("linux", "it is required")
 	case s.Process == nil:
 		return field("process", "it is required")
-	case len(s.Process.Args) == 0:
-		return field("process.args", "it is required")
-	case !path.IsAbs(s.Process.Cwd):
-		return field("process.cwd", "want an absolute path, not %q", s.Process.Cwd)
 	}
 	for _, refuse := range []struct {
 		there bool
 		name  string
+		why   string
 	}{
-		{s.Process.Terminal, "process.terminal"},
-		{s.Process.ApparmorProfile != "", "process.apparmorProfile"},
-		{s.Process.SelinuxLabel != "", "process.selinuxLabel"},
-		{s.Process.Scheduler != nil, "process.scheduler"},
-		{s.Process.IOPriority != nil, "process.ioPriority"},
-		{s.Process.ExecCPUAffinity != nil, "process.execCPUAffinity"},
-		{s.Linux.Seccomp != nil, "linux.seccomp"},
-		{s.Linux.MountLabel != "", "linux.mountLabel"},
-		{s.Linux.IntelRdt != nil, "linux.intelRdt"},
-		{s.Linux.Personality != nil, "linux.personality"},
-		{len(s.Linux.TimeOffsets) > 0, "linux.timeOffsets"},
-		{len(s.Linux.NetDevices) > 0, "linux.netDevices"},
-		{len(s.Linux.Devices) > 0, "linux.devices"},
-		{s.Hooks != nil && !reflect.DeepEqual(*s.Hooks, specs.Hooks{}), "hooks"},
+		{s.Linux.Seccomp != nil, "linux.seccomp", "not supported yet"},
+		{s.Linux.IntelRdt != nil, "linux.intelRdt", "not supported yet"},
+		{s.Linux.MemoryPolicy != nil, "linux.memoryPolicy", "not supported yet"},
+		{len(s.Linux.NetDevices) > 0, "linux.netDevices", "not supported yet"},
+		{s.Process.ApparmorProfile != "" && !enabled("/sys/module/apparmor/parameters/enabled"), "process.apparmorProfile", "AppArmor is not enabled on this host"},
+		{s.Process.SelinuxLabel != "" && !exists("/sys/fs/selinux/enforce"), "process.selinuxLabel", "SELinux is not enabled on this host"},
+		{s.Linux.MountLabel != "" && !exists("/sys/fs/selinux/enforce"), "linux.mountLabel", "SELinux is not enabled on this host"},
+		{len(s.Linux.TimeOffsets) > 0 && !owns(s, specs.TimeNamespace), "linux.timeOffsets", "they need a time namespace of the container's own"},
 	} {
 		if refuse.there {
-			return field(refuse.name, "not supported yet")
+			return field(refuse.name, "%s", refuse.why)
 		}
+	}
+	for clock, o := range s.Linux.TimeOffsets {
+		if clock != "monotonic" && clock != "boottime" || o.Nanosecs >= 1e9 {
+			return field("linux.timeOffsets", "want offsets of monotonic and boottime in secs and nanosecs below a second, not of %q", clock)
+		}
+	}
+	if p := s.Linux.Personality; p != nil {
+		if _, ok := personalities[p.Domain]; !ok || len(p.Flags) > 0 {
+			return field("linux.personality", "want LINUX or LINUX32 without flags, not %q", p.Domain)
+		}
+	}
+	if err := checkProcess(s.Process, "process"); err != nil {
+		return err
+	}
+	if err := checkHooks(s.Hooks); err != nil {
+		return err
 	}
 	if p := s.Linux.CgroupsPath; strings.Contains(p, ":") || strings.IndexByte(p, 0) >= 0 || p != "" && path.Clean("/"+p) == "/" {
 		return field("linux.cgroupsPath", "want the path of a cgroup of its own, not %q", p)
@@ -111,34 +117,13 @@ func check(s *specs.Spec) error {
 	if err := checkNamespaces(s); err != nil {
 		return err
 	}
-	for _, v := range s.Process.Env {
-		if !strings.Contains(v, "=") {
-			return field("process.env", "want NAME=VALUE, not %q", v)
-		}
-	}
-	for i, r := range s.Process.Rlimits {
-		name := fmt.Sprintf("process.rlimits[%d]", i)
-		if _, ok := rlimits[r.Type]; !ok {
-			return field(name+".type", "there is no limit %q", r.Type)
-		}
-		if r.Soft > r.Hard {
-			return field(name, "soft %d is above hard %d", r.Soft, r.Hard)
-		}
-	}
-	for name, list := range capabilityLists(s) {
-		for _, c := range list {
-			if _, ok := capabilities[c]; !ok {
-				return field("process.capabilities."+name, "there is no capability %q", c)
-			}
-		}
-	}
 	for i, m := range s.Mounts {
 		name := fmt.Sprintf("mounts[%d]", i)
 		switch {
 		case m.Destination == "" || strings.IndexByte(m.Destination, 0) >= 0 || path.Clean("/"+m.Destination) == "/":
 			return field(name+".destination", "want a path inside the root, not %q", m.Destination)
-		case len(m.UIDMappings)+len(m.GIDMappings) > 0:
-			return field(name+".uidMappings", "not supported yet")
+		case (len(m.UIDMappings) > 0) != (len(m.GIDMappings) > 0):
+			return field(name+".uidMappings", "want both uidMappings and gidMappings")
 		}
 		if _, err := parseMountOptions(m.Options); err != nil {
 			return field(name+".options", "%v", err)
@@ -160,6 +145,75 @@ func check(s *specs.Spec) error {
 	return nil
 }
 
+// checkProcess checks what config.json, or exec's process.json, says of a process.
+func checkProcess(p *specs.Process, at string) error {
+	switch {
+	case len(p.Args) == 0 || p.Args[0] == "":
+		return field(at+".args", "it is required")
+	case !path.IsAbs(p.Cwd) || strings.IndexByte(p.Cwd, 0) >= 0:
+		return field(at+".cwd", "want an absolute path, not %q", p.Cwd)
+	}
+	for i, a := range p.Args {
+		if strings.IndexByte(a, 0) >= 0 {
+			return field(fmt.Sprintf("%s.args[%d]", at, i), "it holds a NUL")
+		}
+	}
+	for _, v := range p.Env {
+		if !strings.Contains(v, "=") {
+			return field(at+".env", "want NAME=VALUE, not %q", v)
+		}
+	}
+	for i, r := range p.Rlimits {
+		name := fmt.Sprintf(at+".rlimits[%d]", i)
+		if _, ok := rlimits[r.Type]; !ok {
+			return field(name+".type", "there is no limit %q", r.Type)
+		}
+		if r.Soft > r.Hard {
+			return field(name, "soft %d is above hard %d", r.Soft, r.Hard)
+		}
+	}
+	for name, list := range capabilityLists(p) {
+		for _, c := range list {
+			if _, ok := capabilities[c]; !ok {
+				return field(at+".capabilities."+name, "there is no capability %q", c)
+			}
+		}
+	}
+	if s := p.Scheduler; s != nil {
+		if _, ok := schedPolicies[s.Policy]; !ok {
+			return field(at+".scheduler.policy", "there is no policy %q", s.Policy)
+		}
+		for _, f := range s.Flags {
+			if _, ok := schedFlags[f]; !ok {
+				return field(at+".scheduler.flags", "there is no flag %q", f)
+			}
+		}
+		if s.Nice < -20 || s.Nice > 19 || s.Priority < 0 || s.Priority > 99 {
+			return field(at+".scheduler", "want a nice value of -20 to 19 and a priority of 0 to 99")
+		}
+	}
+	if io := p.IOPriority; io != nil {
+		if _, ok := ioClasses[io.Class]; !ok || io.Priority < 0 || io.Priority > 7 {
+			return field(at+".ioPriority", "want a class IOPRIO_CLASS_RT, _BE or _IDLE and a priority of 0 to 7")
+		}
+	}
+	if c := p.ExecCPUAffinity; c != nil {
+		return field(at+".execCPUAffinity", "not supported yet")
+	}
+	if o := p.OOMScoreAdj; o != nil && (*o < -1000 || *o > 1000) {
+		return field(at+".oomScoreAdj", "want -1000 to 1000, not %d", *o)
+	}
+	if c := p.ConsoleSize; c != nil && (c.Height > 0xffff || c.Width > 0xffff) {
+		return field(at+".consoleSize", "want at most 65535 rows and columns")
+	}
+	return nil
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
+}
+
 func checkNamespaces(s *specs.Spec) error {
 	seen := map[specs.LinuxNamespaceType]bool{}
 	for i, ns := range s.Linux.Namespaces {
@@ -174,9 +228,6 @@ func checkNamespaces(s *specs.Spec) error {
 		if ns.Path != "" && !path.IsAbs(ns.Path) {
 			return field(name+".path", "want an absolute path, not %q", ns.Path)
 		}
-		if ns.Type == specs.TimeNamespace || ns.Path != "" && (ns.Type == specs.PIDNamespace || ns.Type == specs.UserNamespace || ns.Type == specs.MountNamespace) {
-			return field(name, "not supported yet")
-		}
 	}
 	if !seen[specs.MountNamespace] {
 		return field("linux.namespaces", "a mount namespace is required: a root is made by pivot_root only")
@@ -187,7 +238,7 @@ func checkNamespaces(s *specs.Spec) error {
 	if len(s.Linux.UIDMappings)+len(s.Linux.GIDMappings) > 0 && !seen[specs.UserNamespace] {
 		return field("linux.uidMappings", "they need a user namespace")
 	}
-	if seen[specs.UserNamespace] && (len(s.Linux.UIDMappings) == 0 || len(s.Linux.GIDMappings) == 0) {
+	if owns(s, specs.UserNamespace) && (len(s.Linux.UIDMappings) == 0 || len(s.Linux.GIDMappings) == 0) {
 		return field("linux.uidMappings", "a new user namespace needs uid and gid mappings")
 	}
 	return nil
@@ -242,8 +293,8 @@ var capabilities = func() map[string]uint {
 	return out
 }()
 
-func capabilityLists(s *specs.Spec) map[string][]string {
-	c := s.Process.Capabilities
+func capabilityLists(p *specs.Process) map[string][]string {
+	c := p.Capabilities
 	if c == nil { // none are given
 		c = &specs.LinuxCapabilities{}
 	}

@@ -16,24 +16,30 @@ func TestParse(t *testing.T) {
 		t.Fatal(err)
 	}
 	for more, want := range map[string]string{
-		`"process": {"args": [], "cwd": "/"}`:                                                              "process.args: it is required",
-		`"process": {"args": ["a"], "cwd": "x"}`:                                                           `process.cwd: want an absolute path, not "x"`,
-		`"process": {"args": ["a"], "cwd": "/", "rlimits": [{"type": "RLIMIT_X"}]}`:                        `process.rlimits[0].type: there is no limit "RLIMIT_X"`,
-		`"process": {"args": ["a"], "cwd": "/", "rlimits": [{"type": "RLIMIT_AS", "soft": 2, "hard": 1}]}`: `process.rlimits[0]: soft 2 is above hard 1`,
-		`"process": {"args": ["a"], "cwd": "/", "capabilities": {"ambient": ["CAP_X"]}}`:                   `process.capabilities.ambient: there is no capability "CAP_X"`,
-		`"process": {"args": ["a"], "cwd": "/", "env": ["A"]}`:                                             `process.env: want NAME=VALUE, not "A"`,
-		`"mounts": [{"destination": "/"}]`:                                                                 `mounts[0].destination: want a path inside the root, not "/"`,
-		`"mounts": [{"destination": "/../.."}]`:                                                            `mounts[0].destination: want a path inside the root, not "/../.."`,
-		`"mounts": [{"destination": "/x", "options": ["idmap"]}]`:                                          `mounts[0].options: idmap is not supported yet`,
-		`"linux": {"namespaces": [{"type": "pid"}]}`:                                                       `linux.namespaces: a mount namespace is required`,
-		`"linux": {"namespaces": [{"type": "mount"}, {"type": "mount"}]}`:                                  `linux.namespaces[1].type: "mount" is there twice`,
-		`"linux": {"namespaces": [{"type": "mount"}, {"type": "user"}]}`:                                   `linux.uidMappings: a new user namespace needs`,
-		`"linux": {"namespaces": [{"type": "mount"}], "sysctl": {"net.ipv4.ip_forward": "1"}}`:             `net.ipv4.ip_forward is not of a namespace`,
-		`"linux": {"namespaces": [{"type": "mount"}], "sysctl": {"net.../../kernel/panic": "1"}}`:          `is no name of a sysctl`,
-		`"linux": {"namespaces": [{"type": "mount"}], "cgroupsPath": "/a/.."}`:                             `linux.cgroupsPath: want the path of a cgroup of its own`,
-		`"linux": {"namespaces": [{"type": "mount"}], "seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}`:     `linux.seccomp: not supported yet`,
-		`"hostname": "x"`:                         `hostname: it needs a uts namespace`,
-		`"hooks": {"poststop": [{"path": "/x"}]}`: `hooks: not supported yet`,
+		`"process": {"args": [], "cwd": "/"}`:                                                               "process.args: it is required",
+		`"process": {"args": ["a"], "cwd": "x"}`:                                                            `process.cwd: want an absolute path, not "x"`,
+		`"process": {"args": ["a"], "cwd": "/", "rlimits": [{"type": "RLIMIT_X"}]}`:                         `process.rlimits[0].type: there is no limit "RLIMIT_X"`,
+		`"process": {"args": ["a"], "cwd": "/", "rlimits": [{"type": "RLIMIT_AS", "soft": 2, "hard": 1}]}`:  `process.rlimits[0]: soft 2 is above hard 1`,
+		`"process": {"args": ["a"], "cwd": "/", "capabilities": {"ambient": ["CAP_X"]}}`:                    `process.capabilities.ambient: there is no capability "CAP_X"`,
+		`"process": {"args": ["a"], "cwd": "/", "env": ["A"]}`:                                              `process.env: want NAME=VALUE, not "A"`,
+		`"mounts": [{"destination": "/"}]`:                                                                  `mounts[0].destination: want a path inside the root, not "/"`,
+		`"mounts": [{"destination": "/../.."}]`:                                                             `mounts[0].destination: want a path inside the root, not "/../.."`,
+		`"mounts": [{"destination": "/x", "options": ["remount"]}]`:                                         `mounts[0].options: remount is not supported`,
+		`"mounts": [{"destination": "/x", "uidMappings": [{"size": 1}]}]`:                                   `mounts[0].uidMappings: want both`,
+		`"process": {"args": ["a"], "cwd": "/", "scheduler": {"policy": "SCHED_X"}}`:                        `process.scheduler.policy: there is no policy "SCHED_X"`,
+		`"process": {"args": ["a"], "cwd": "/", "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 8}}`: `process.ioPriority: want a class`,
+		`"process": {"args": ["a"], "cwd": "/", "oomScoreAdj": 1001}`:                                       `process.oomScoreAdj: want -1000 to 1000, not 1001`,
+		`"process": {"args": ["a\u0000"], "cwd": "/"}`:                                                      `process.args[0]: it holds a NUL`,
+		`"linux": {"namespaces": [{"type": "pid"}]}`:                                                        `linux.namespaces: a mount namespace is required`,
+		`"linux": {"namespaces": [{"type": "mount"}, {"type": "mount"}]}`:                                   `linux.namespaces[1].type: "mount" is there twice`,
+		`"linux": {"namespaces": [{"type": "mount"}, {"type": "user"}]}`:                                    `linux.uidMappings: a new user namespace needs`,
+		`"linux": {"namespaces": [{"type": "mount"}], "sysctl": {"net.ipv4.ip_forward": "1"}}`:              `net.ipv4.ip_forward is not of a namespace`,
+		`"linux": {"namespaces": [{"type": "mount"}], "sysctl": {"net.../../kernel/panic": "1"}}`:           `is no name of a sysctl`,
+		`"linux": {"namespaces": [{"type": "mount"}], "cgroupsPath": "/a/.."}`:                              `linux.cgroupsPath: want the path of a cgroup of its own`,
+		`"linux": {"namespaces": [{"type": "mount"}], "seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}`:      `linux.seccomp: not supported yet`,
+		`"hostname": "x"`:                                       `hostname: it needs a uts namespace`,
+		`"hooks": {"poststop": [{"path": "x"}]}`:                `hooks.poststop[0].path: want an absolute path, not "x"`,
+		`"hooks": {"prestart": [{"path": "/x", "timeout": 0}]}`: `hooks.prestart[0].timeout: want seconds above 0`,
 	} {
 		_, err := Parse([]byte(minimal + "," + more + "}"))
 		var fe *FieldError
@@ -69,7 +75,12 @@ func FuzzParse(f *testing.F) {
 				return // looks at the host
 			}
 		}
-		script(s, "/", ends{}) //nolint:errcheck // it must only not panic
+		tk, err := newTalk()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tk.Close()
+		script(s, "/", &plan{}, parts{talk: tk, start: tk.down}) //nolint:errcheck // it must only not panic
 	})
 }
 

@@ -4,17 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/containerd/cgroups/v3"
-	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
@@ -38,8 +35,9 @@ type record struct {
 	specs.State
 	// Started is the init process' start time in clock ticks since boot, so that
 	// another process of the same number is not taken for it.
-	Started uint64 `json:"powerd_start_ticks"`
-	Cgroup  string `json:"powerd_cgroup"`
+	Started uint64    `json:"powerd_start_ticks"`
+	Cgroup  string    `json:"powerd_cgroup"`
+	Created time.Time `json:"created"`
 }
 
 // Errors that callers tell apart.
@@ -57,53 +55,81 @@ func (e *Engine) dir(id string) (string, error) {
 	return filepath.Join(e.Root, id), nil
 }
 
-// Create makes a container up to its program, which Start lets run. Its process is
-// a child of the caller's.
-func (e *Engine) Create(id, bundle string) (*specs.State, error) {
-	s, p, err := e.begin(id, bundle)
-	if err == nil {
-		p.Close() // what the program's start comes to, nobody will be there to hear
-	}
-	return s, err
+// CreateOptions say how a container is made.
+type CreateOptions struct {
+	// ConsoleSocket gets the terminal's master.
+	ConsoleSocket string
+	// Preserve is how many descriptors above 2 the program gets.
+	Preserve int
+	// KeepKeyring leaves the process the caller's session keyring.
+	KeepKeyring bool
+	// Detach lets Run return once the program runs.
+	Detach bool
+	// Started is called with the pid, if not nil, when the container is created.
+	Started func(pid int) error
 }
 
-func (e *Engine) begin(id, bundle string) (*specs.State, *spawn.Process, error) {
+// Create makes a container up to its program, which Start lets run. Its process is
+// a child of the caller's.
+func (e *Engine) Create(id, bundle string, o CreateOptions) (*specs.State, error) {
+	o.Detach = true
+	c, err := e.begin(id, bundle, o)
+	if err != nil {
+		return nil, err
+	}
+	c.process.Close() // what the program's start comes to, nobody will be there to hear
+	return &c.record.State, nil
+}
+
+// created is a container up to its program.
+type created struct {
+	record  *record
+	process *spawn.Process
+	receive func() (*Terminal, error) // nil without a terminal for us
+}
+
+func (e *Engine) begin(id, bundle string, o CreateOptions) (*created, error) {
 	dir, err := e.dir(id)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if bundle, err = filepath.Abs(bundle); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	spec, err := Load(bundle)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	rootfs := spec.Root.Path
 	if !filepath.IsAbs(rootfs) {
 		rootfs = filepath.Join(bundle, rootfs)
 	}
 	if info, err := os.Stat(rootfs); err != nil || !info.IsDir() {
-		return nil, nil, field("root.path", "%s is no folder", rootfs)
+		return nil, field("root.path", "%s is no folder", rootfs)
 	}
 	if err := os.MkdirAll(e.Root, 0o700); err != nil {
-		return nil, nil, fmt.Errorf("cannot make the state folder: %v", err)
+		return nil, fmt.Errorf("cannot make the state folder: %v", err)
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		if errors.Is(err, fs.ErrExist) {
-			return nil, nil, fmt.Errorf("cannot create container %s: %w", id, ErrExists)
+			return nil, fmt.Errorf("cannot create container %s: %w", id, ErrExists)
 		}
-		return nil, nil, fmt.Errorf("cannot create container %s: %v", id, err)
+		return nil, fmt.Errorf("cannot create container %s: %v", id, err)
 	}
-	r := &record{State: specs.State{Version: specs.Version, ID: id, Status: specs.StateCreating, Bundle: bundle, Annotations: spec.Annotations}}
-	p, err := e.create(dir, r, spec, rootfs)
+	r := &record{State: specs.State{Version: specs.Version, ID: id, Status: specs.StateCreating, Bundle: bundle, Annotations: spec.Annotations}, Created: time.Now().UTC()}
+	c, err := e.create(dir, r, spec, rootfs, o)
+	if err == nil && o.Started != nil {
+		if err = o.Started(r.Pid); err != nil {
+			c.process.Close()
+		}
+	}
 	if err != nil {
-		return nil, nil, errors.Join(err, e.destroy(dir, r))
+		return nil, errors.Join(err, e.destroy(dir, r))
 	}
-	return &r.State, p, nil
+	return c, nil
 }
 
-func (e *Engine) create(dir string, r *record, spec *specs.Spec, rootfs string) (*spawn.Process, error) {
+func (e *Engine) create(dir string, r *record, spec *specs.Spec, rootfs string, o CreateOptions) (*created, error) {
 	var group *os.File
 	if !e.NoCgroups {
 		if cgroups.Mode() != cgroups.Unified {
@@ -122,7 +148,7 @@ func (e *Engine) create(dir string, r *record, spec *specs.Spec, rootfs string) 
 		}
 	}
 	// First the record, so that whatever happens delete finds it all.
-	if err := e.save(dir, r); err != nil {
+	if err := errors.Join(e.save(dir, r), saveConfig(dir, spec)); err != nil {
 		return nil, err
 	}
 	if r.Cgroup != "" {
@@ -141,104 +167,128 @@ func (e *Engine) create(dir string, r *record, spec *specs.Spec, rootfs string) 
 		return nil, err
 	}
 	defer start.Close()
-	var pipes [4]*os.File
-	for i := range 2 {
-		if pipes[2*i], pipes[2*i+1], err = os.Pipe(); err != nil {
-			return nil, err
-		}
-		defer pipes[2*i].Close()
-		defer pipes[2*i+1].Close()
+	if err := unix.SetNonblock(int(start.Fd()), false); err != nil {
+		return nil, err
 	}
-	mapped, mappedEnd, ready, readyEnd := pipes[0], pipes[1], pipes[2], pipes[3]
-	for _, f := range []*os.File{mapped, readyEnd, start} {
-		// The child's reads and writes are to wait.
-		if err := unix.SetNonblock(int(f.Fd()), false); err != nil {
-			return nil, err
-		}
-	}
-	s, err := script(spec, rootfs, ends{mapped: mapped.Fd(), ready: readyEnd.Fd(), start: start.Fd()})
+	t, err := newTalk()
 	if err != nil {
 		return nil, err
 	}
-	var flags uintptr
-	for _, ns := range spec.Linux.Namespaces {
-		if ns.Path == "" && ns.Type != specs.CgroupNamespace {
-			flags |= cloneFlags[ns.Type]
-		}
+	defer t.Close()
+	con, receive, err := openConsole(spec.Process.Terminal, o.ConsoleSocket, o.Detach)
+	if err != nil {
+		return nil, err
 	}
-	p, err := spawn.Start(s, spawn.Options{Namespaces: flags, Cgroup: group})
+	defer con.Close()
+	made, err := makeMounts(spec, rootfs)
+	defer func() {
+		for _, f := range made {
+			f.Close()
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	namespaces, err := planNamespaces(spec)
+	if err != nil {
+		return nil, err
+	}
+	defer namespaces.Close()
+	hooks := hookLists(spec.Hooks)
+	before := len(hooks["prestart"])+len(hooks["createRuntime"])+len(hooks["createContainer"]) > 0
+	s, err := script(spec, rootfs, namespaces, parts{talk: t, start: start, console: con, made: made, hooks: before,
+		identity: identity{preserve: o.Preserve, keepKeyring: o.KeepKeyring, console: con != nil}})
+	if err != nil {
+		return nil, err
+	}
+	for i := range o.Preserve {
+		s.Keep(spawn.FD(3 + i))
+	}
+	p, err := spawn.Start(s, spawn.Options{Namespaces: namespaces.clone, Cgroup: group})
 	if err != nil {
 		return nil, fmt.Errorf("cannot create container %s: %w", r.ID, err)
 	}
-	r.Pid = p.Pid
-	r.Started, _ = startTime(p.Pid)
-	readyEnd.Close()
-	mapped.Close()
-	if owns(spec, specs.UserNamespace) {
-		if err := writeMaps(p.Pid, spec); err != nil {
-			return nil, err
-		}
-	}
-	mappedEnd.Write([]byte{1}) //nolint:errcheck // whoever died has told why
-	var b [1]byte
-	if _, err := io.ReadFull(ready, b[:]); err != nil {
-		p.Pidfd.Close()
+	t.started()
+	err = e.accompany(p, r, spec, namespaces, t, before)
+	if err != nil {
 		werr := p.Wait()
-		unix.Wait4(p.Pid, nil, 0, nil) //nolint:errcheck // it has ended
-		r.Pid = 0
-		if werr == nil {
-			werr = errors.New("its process ended without a word")
+		unix.Kill(p.Pid, unix.SIGKILL) //nolint:errcheck // it has ended
+		waitFor(p.Pid)
+		if r.Pid != 0 && r.Pid != p.Pid {
+			unix.Kill(r.Pid, unix.SIGKILL) //nolint:errcheck // it has ended
+			waitFor(r.Pid)
 		}
-		return nil, fmt.Errorf("cannot create container %s: %w", r.ID, werr)
+		p.Pidfd.Close()
+		r.Pid = 0
+		if werr != nil && !errors.Is(err, errHook) {
+			err = werr
+		}
+		return nil, fmt.Errorf("cannot create container %s: %w", r.ID, err)
 	}
 	r.Status = specs.StateCreated
-	return p, e.save(dir, r)
+	return &created{r, p, receive}, e.save(dir, r)
 }
 
-// makeCgroup makes a cgroup with its limits, and opens it.
-func makeCgroup(group string, limits *specs.LinuxResources) (*os.File, error) {
-	resources := &cgroup2.Resources{}
-	if limits != nil {
-		resources = cgroup2.ToResources(limits)
+// errHook marks a failure of the runtime's own, not of the script's.
+var errHook = errors.New("the container is given up")
+
+// accompany does the runtime's part while the script runs, until all is prepared.
+func (e *Engine) accompany(p *spawn.Process, r *record, spec *specs.Spec, namespaces *plan, t *talk, hooks bool) (err error) {
+	giveUp := func(err error) error {
+		t.Close() // the script ends where it waits
+		return fmt.Errorf("%w: %w", errHook, err)
 	}
-	m, err := cgroup2.NewManager("/sys/fs/cgroup", group, resources)
-	for range 5 { // the last container of ownGroup may have just taken it along
-		if !errors.Is(err, fs.ErrNotExist) {
-			break
+	r.Pid = p.Pid
+	if namespaces.user {
+		if err := t.heard(); err != nil {
+			return errors.New("its process ended without a word")
 		}
-		m, err = cgroup2.NewManager("/sys/fs/cgroup", group, resources)
+		if err := writeMaps(p.Pid, spec); err != nil {
+			return giveUp(err)
+		}
+		t.answer()
+	}
+	if namespaces.fork {
+		pid, err := p.Forked()
+		waitFor(p.Pid)
+		if err != nil {
+			return err
+		}
+		r.Pid = pid
+	}
+	r.Started, _ = startTime(r.Pid)
+	if hooks {
+		if err := t.heard(); err != nil {
+			return errors.New("its process ended without a word")
+		}
+		lists := hookLists(spec.Hooks)
+		state := r.State
+		for _, name := range []string{"prestart", "createRuntime"} {
+			if err := runHooks(name, lists[name], state); err != nil {
+				return giveUp(err)
+			}
+		}
+		if err := runHooksInside("createContainer", lists["createContainer"], state); err != nil {
+			return giveUp(err)
+		}
+		t.answer()
+	}
+	if err := t.heard(); err != nil {
+		return errors.New("its process ended without a word")
+	}
+	return nil
+}
+
+// saveConfig keeps the config a container was created with.
+func saveConfig(dir string, spec *specs.Spec) error {
+	data, err := json.Marshal(spec)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "config.json"), data, 0o600)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot make cgroup %s: %w", group, err)
+		return fmt.Errorf("cannot save the config: %v", err)
 	}
-	dir := filepath.Join("/sys/fs/cgroup", group)
-	if limits != nil {
-		files := map[string]string{}
-		for name, value := range limits.Unified {
-			if strings.ContainsAny(name, "/\x00") || !strings.Contains(name, ".") {
-				return nil, field("linux.resources.unified", "%q is no file of a cgroup", name)
-			}
-			files[name] = value
-		}
-		if limits.CPU != nil && limits.CPU.Burst != nil {
-			files["cpu.max.burst"] = strconv.FormatUint(*limits.CPU.Burst, 10)
-		}
-		if limits.CPU != nil && limits.CPU.Idle != nil {
-			files["cpu.idle"] = strconv.FormatInt(*limits.CPU.Idle, 10)
-		}
-		for name, value := range files {
-			controller, _, _ := strings.Cut(name, ".")
-			if controller != "cgroup" {
-				if err := m.ToggleControllers([]string{controller}, cgroup2.Enable); err != nil {
-					return nil, fmt.Errorf("cannot enable %s for cgroup %s: %w", controller, group, err)
-				}
-			}
-			if err := os.WriteFile(filepath.Join(dir, name), []byte(value), 0); err != nil {
-				return nil, fmt.Errorf("cannot set a limit: %w", err)
-			}
-		}
-	}
-	return os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	return nil
 }
 
 func writeMaps(pid int, s *specs.Spec) error {
@@ -304,6 +354,8 @@ func (e *Engine) load(id string) (dir string, r *record, err error) {
 		r.Status = specs.StateRunning
 		if _, err := os.Stat(filepath.Join(dir, "start")); err == nil {
 			r.Status = specs.StateCreated
+		} else if frozen(r.Cgroup) {
+			r.Status = StatePaused
 		}
 	}
 	return dir, r, nil
@@ -343,6 +395,14 @@ func (e *Engine) Start(id string) error {
 	if r.Status != specs.StateCreated {
 		return fmt.Errorf("cannot start container %s: it is %s", id, r.Status)
 	}
+	spec, err := Load(dir)
+	if err != nil {
+		return err
+	}
+	hooks := hookLists(spec.Hooks)
+	if err := runHooksInside("startContainer", hooks["startContainer"], r.State); err != nil {
+		return errors.Join(fmt.Errorf("cannot start container %s: %w", id, err), r.signal(unix.SIGKILL))
+	}
 	fifo := filepath.Join(dir, "start")
 	f, err := os.OpenFile(fifo, os.O_WRONLY|unix.O_NONBLOCK, 0)
 	if err == nil {
@@ -352,17 +412,30 @@ func (e *Engine) Start(id string) error {
 	if err != nil {
 		return fmt.Errorf("cannot start container %s: %v", id, err)
 	}
-	return os.Remove(fifo)
+	if err := os.Remove(fifo); err != nil {
+		return err
+	}
+	r.Status = specs.StateRunning
+	return runHooks("poststart", hooks["poststart"], r.State)
 }
 
-// Kill sends a signal to a container's first process.
-func (e *Engine) Kill(id string, sig unix.Signal) error {
+// Kill sends a signal to a container's first process, or to all.
+func (e *Engine) Kill(id string, sig unix.Signal, all bool) error {
 	_, r, err := e.load(id)
 	if err != nil {
 		return err
 	}
+	if all && r.Cgroup != "" {
+		pids, err := cgroupPids(r.Cgroup)
+		for _, pid := range pids {
+			if kerr := unix.Kill(pid, sig); kerr != nil && kerr != unix.ESRCH {
+				err = errors.Join(err, fmt.Errorf("cannot signal process %d: %w", pid, kerr))
+			}
+		}
+		return err
+	}
 	if r.Pid == 0 {
-		return fmt.Errorf("cannot signal container %s: it is %s", id, r.Status)
+		return fmt.Errorf("cannot signal container %s: container not running: it is %s", id, r.Status)
 	}
 	return r.signal(sig)
 }
@@ -394,7 +467,15 @@ func (e *Engine) Delete(id string, force bool) error {
 	if r.Status != specs.StateStopped && !force {
 		return fmt.Errorf("cannot delete container %s: it is %s; --force kills it first", id, r.Status)
 	}
-	return e.destroy(dir, r)
+	spec, serr := Load(dir)
+	if err := e.destroy(dir, r); err != nil {
+		return err
+	}
+	if serr == nil { // the hooks' failure does not keep a container
+		r.Status, r.Pid = specs.StateStopped, 0
+		return runHooks("poststop", hookLists(spec.Hooks)["poststop"], r.State)
+	}
+	return nil
 }
 
 func (e *Engine) destroy(dir string, r *record) error {
@@ -442,28 +523,6 @@ func (e *Engine) destroy(dir string, r *record) error {
 	return nil
 }
 
-// removeGroups removes a cgroup and those below it.
-func removeGroups(group string) error {
-	entries, err := os.ReadDir(group)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			if err := removeGroups(filepath.Join(group, e.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	if err := os.Remove(group); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
 // List returns the states of all containers, by id.
 func (e *Engine) List() ([]specs.State, error) {
 	entries, err := os.ReadDir(e.Root)
@@ -481,41 +540,32 @@ func (e *Engine) List() ([]specs.State, error) {
 
 // Run creates and starts a container, waits for its program and deletes it. It
 // returns the program's exit code, 128 + the signal that ended it. Signals that
-// arrive on the channel are passed on.
-func (e *Engine) Run(id, bundle string, signals <-chan os.Signal) (code int, err error) {
-	s, p, err := e.begin(id, bundle)
+// arrive on the channel are passed on. Detached, it returns once the program runs.
+func (e *Engine) Run(id, bundle string, o CreateOptions, signals <-chan os.Signal) (code int, err error) {
+	c, err := e.begin(id, bundle, o)
 	if err != nil {
 		return 0, err
 	}
-	defer p.Pidfd.Close()
+	defer c.process.Pidfd.Close()
+	err = e.Start(id)
+	if err == nil {
+		if err = c.process.Wait(); err != nil {
+			err = fmt.Errorf("cannot start container %s: %w", id, err)
+		}
+	}
+	if o.Detach && err == nil {
+		return 0, nil
+	}
 	defer func() { err = errors.Join(err, e.Delete(id, true)) }()
-	if err := e.Start(id); err != nil {
+	if err != nil {
 		return 0, err
 	}
-	if err := p.Wait(); err != nil {
-		return 0, fmt.Errorf("cannot start container %s: %w", id, err)
-	}
-	ended := make(chan unix.WaitStatus, 1)
-	go func() {
-		var status unix.WaitStatus
-		for {
-			if _, err := unix.Wait4(s.Pid, &status, 0, nil); err != unix.EINTR {
-				ended <- status
-				return
-			}
+	var terminal *Terminal
+	if c.receive != nil {
+		if terminal, err = c.receive(); err != nil {
+			return 0, err
 		}
-	}()
-	for {
-		select {
-		case sig := <-signals:
-			if sig, ok := sig.(unix.Signal); ok && sig != unix.SIGCHLD && sig != unix.SIGURG {
-				_ = e.Kill(id, sig) // it may just have ended
-			}
-		case status := <-ended:
-			if status.Signaled() {
-				return 128 + int(status.Signal()), nil
-			}
-			return status.ExitStatus(), nil
-		}
+		defer terminal.Close()
 	}
+	return foreground(c.record.Pid, terminal, signals, func(sig unix.Signal) { _ = e.Kill(id, sig, false) }), nil // it may just have ended
 }

@@ -14,6 +14,8 @@ type mountOptions struct {
 	propagation      uint64
 	recPropagation   bool
 	bind, rbind      bool
+	copyUp           bool     // fill a tmpfs with what it covers
+	idmap, ridmap    bool     // show owners as in the user namespace
 	data             []string // the file system's own
 }
 
@@ -64,8 +66,15 @@ func parseMountOptions(options []string) (mountOptions, error) {
 		case "rbind":
 			o.bind, o.rbind = true, true
 		case "defaults", "async", "loud", "norelatime", "nostrictatime", "atime":
-		case "tmpcopyup", "idmap", "ridmap", "remount", "mand", "nomand", "sync", "dirsync", "iversion", "silent", "lazytime":
-			return o, fmt.Errorf("%s is not supported yet", opt)
+		case "idmap":
+			o.idmap = true
+		case "ridmap":
+			o.idmap, o.ridmap = true, true
+		case "tmpcopyup":
+			o.copyUp = true
+		case "nomand", "mand", "silent", "iversion", "noiversion", "nolazytime": // of no effect on today's kernels, or the default
+		case "remount":
+			return o, fmt.Errorf("%s is not supported: give the mount its options at once", opt)
 		default:
 			if strings.IndexByte(opt, 0) >= 0 || opt == "" {
 				return o, fmt.Errorf("%q is no option", opt)

@@ -174,28 +174,60 @@ func checkStrings(list ...string) error {
 	return nil
 }
 
+// candidates are the files that a program's name may mean: the path itself, or, if
+// that has no slash, that name in the absolute folders of searchPath.
+func candidates(path, searchPath string) ([]string, error) {
+	if err := checkStrings(path, searchPath); err != nil {
+		return nil, err
+	}
+	if strings.Contains(path, "/") {
+		return []string{path}, nil
+	}
+	var files []string
+	for dir := range strings.SplitSeq(searchPath, ":") {
+		if strings.HasPrefix(dir, "/") {
+			files = append(files, dir+"/"+path)
+		}
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("cannot find %q: PATH has no absolute folder", path)
+	}
+	return files, nil
+}
+
+// Find fails the script where Exec would find nothing that can be run.
+func (s *Script) Find(path, searchPath string) error {
+	files, err := candidates(path, searchPath)
+	if err != nil {
+		return err
+	}
+	for i, file := range files {
+		left := len(files) - 1 - i
+		c := s.Do(fmt.Sprintf("run %q", path), unix.SYS_FACCESSAT2, unix.AT_FDCWD, file, unix.X_OK, unix.AT_EACCESS)
+		if left > 0 {
+			for _, e := range []syscall.Errno{syscall.ENOENT, syscall.ENOTDIR, syscall.EACCES} {
+				c.SkipOn(e, 1) // the jump of who was found
+			}
+			s.Do("jump", unix.SYS_CLOSE, -1).SkipOn(syscall.EBADF, 2*left-1)
+		}
+	}
+	return nil
+}
+
 // Exec ends a script: the program at path, or, if that has no slash, the first of
 // that name in the folders of searchPath that can be run.
 func (s *Script) Exec(path string, args, env []string, searchPath string) error {
-	if err := checkStrings(append(append([]string{path, searchPath}, args...), env...)...); err != nil {
+	if err := checkStrings(append(slices.Clone(args), env...)...); err != nil {
+		return err
+	}
+	files, err := candidates(path, searchPath)
+	if err != nil {
 		return err
 	}
 	argv, envv := s.Pointers(args), s.Pointers(env)
-	tries := []string{path}
-	if !strings.Contains(path, "/") {
-		tries = nil
-		for dir := range strings.SplitSeq(searchPath, ":") {
-			if strings.HasPrefix(dir, "/") {
-				tries = append(tries, dir+"/"+path)
-			}
-		}
-		if len(tries) == 0 {
-			return fmt.Errorf("cannot find %q: PATH has no absolute folder", path)
-		}
-	}
-	for i, file := range tries {
+	for i, file := range files {
 		c := s.Do(fmt.Sprintf("run %q", path), unix.SYS_EXECVE, file, argv, envv)
-		if i < len(tries)-1 {
+		if i < len(files)-1 {
 			c.Ignore(syscall.ENOENT, syscall.ENOTDIR, syscall.EACCES)
 		}
 	}

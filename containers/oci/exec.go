@@ -1,0 +1,222 @@
+package oci
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/powerd/powerd/containers/spawn"
+)
+
+// An entrance is the way into a process' namespaces.
+type entrance struct {
+	pidfd *os.File
+	fork  bool
+}
+
+var namespaceFiles = map[string]uintptr{
+	"user": unix.CLONE_NEWUSER, "mnt": unix.CLONE_NEWNS, "pid": unix.CLONE_NEWPID, "net": unix.CLONE_NEWNET,
+	"ipc": unix.CLONE_NEWIPC, "uts": unix.CLONE_NEWUTS, "cgroup": unix.CLONE_NEWCGROUP, "time": unix.CLONE_NEWTIME,
+}
+
+// enterProcess adds the way into those namespaces of a process that are not ours, all
+// at once, by its pidfd. After it the script is root there, and b.root is the root.
+//
+// See setns(2).
+func enterProcess(b *builder, pid int) (*entrance, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot find process %d: %w", pid, err)
+	}
+	e := &entrance{pidfd: os.NewFile(uintptr(fd), "pidfd")}
+	var flags uintptr
+	for name, flag := range namespaceFiles {
+		same, err := sameFile(fmt.Sprintf("/proc/%d/ns/%s", pid, name), "/proc/self/ns/"+name)
+		if err != nil {
+			e.Close()
+			return nil, fmt.Errorf("cannot look at the namespaces of process %d: %v", pid, err)
+		}
+		if !same {
+			flags |= flag
+		}
+	}
+	if flags != 0 {
+		b.Do("join the container's namespaces", unix.SYS_SETNS, spawn.FD(fd), flags)
+	}
+	if flags&unix.CLONE_NEWUSER != 0 {
+		b.user = true
+		b.Do("become root of its user namespace", unix.SYS_SETRESGID, 0, 0, 0)
+		b.Do("become root of its user namespace", unix.SYS_SETRESUID, 0, 0, 0)
+	}
+	if e.fork = flags&unix.CLONE_NEWPID != 0; e.fork {
+		b.Fork("go on in its pid namespace", 0)
+	}
+	b.root = b.rootAgain()
+	return e, nil
+}
+
+func (e *entrance) Close() { e.pidfd.Close() }
+
+// pid is the process that came in, a child of ours.
+func (e *entrance) pid(p *spawn.Process) (int, error) {
+	if !e.fork {
+		return p.Pid, nil
+	}
+	pid, err := p.Forked()
+	waitFor(p.Pid) // it has forked, or failed
+	return pid, err
+}
+
+// ExecOptions say how a further process of a container runs.
+type ExecOptions struct {
+	// Process is what runs; nil fields are for the caller to fill in.
+	Process *specs.Process
+	// ConsoleSocket gets the terminal's master, if the process has one.
+	ConsoleSocket string
+	// Preserve is how many descriptors above 2 the program gets.
+	Preserve int
+	Detach   bool
+	// Started is called with the pid, if not nil, before Exec waits.
+	Started func(pid int) error
+	Signals <-chan os.Signal
+}
+
+// Spec returns the config a container was created with.
+func (e *Engine) Spec(id string) (*specs.Spec, error) {
+	dir, _, err := e.load(id)
+	if err != nil {
+		return nil, err
+	}
+	return Load(dir)
+}
+
+// Exec runs a further process in a running container: in its namespaces, cgroup and
+// root, with the same confinement. It returns the exit code, 0 if detached.
+func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
+	dir, r, err := e.load(id)
+	if err != nil {
+		return 0, err
+	}
+	if r.Status != specs.StateRunning && r.Status != specs.StateCreated {
+		return 0, fmt.Errorf("cannot exec in container %s: container not running: it is %s", id, r.Status)
+	}
+	spec, err := Load(dir)
+	if err != nil {
+		return 0, err
+	}
+	if err := checkProcess(o.Process, "process"); err != nil {
+		return 0, err
+	}
+	var group *os.File
+	if r.Cgroup != "" {
+		if group, err = os.OpenFile(filepath.Join("/sys/fs/cgroup", r.Cgroup), unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+			return 0, fmt.Errorf("cannot exec in container %s: %v", id, err)
+		}
+		defer group.Close()
+	}
+	b := &builder{spec: spec}
+	in := identity{preserve: o.Preserve}
+	in.proc = b.begin(o.Process)
+	for i := range o.Preserve {
+		b.Keep(spawn.FD(3 + i))
+	}
+	enter, err := enterProcess(b, r.Pid)
+	if err != nil {
+		return 0, err
+	}
+	defer enter.Close()
+	b.Do("start a session", unix.SYS_SETSID).Ignore(unix.EPERM)
+	con, receive, err := openConsole(o.Process.Terminal, o.ConsoleSocket, o.Detach)
+	if err != nil {
+		return 0, err
+	}
+	defer con.Close()
+	if con != nil {
+		b.terminal(con, o.Process, false)
+		in.console = true
+	}
+	b.process(o.Process, in)
+	if err := b.program(o.Process, func() {}); err != nil {
+		return 0, err
+	}
+	p, err := spawn.Start(&b.Script, spawn.Options{Cgroup: group})
+	if err != nil {
+		return 0, fmt.Errorf("cannot exec in container %s: %w", id, err)
+	}
+	defer p.Pidfd.Close()
+	pid, err := enter.pid(p)
+	if err == nil {
+		if err = p.Wait(); err != nil {
+			waitFor(pid)
+		}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("cannot exec in container %s: %w", id, err)
+	}
+	if o.Started != nil {
+		if err := o.Started(pid); err != nil {
+			unix.Kill(pid, unix.SIGKILL) //nolint:errcheck // it has ended
+			waitFor(pid)
+			return 0, err
+		}
+	}
+	if o.Detach {
+		return 0, nil
+	}
+	var terminal *Terminal
+	if receive != nil {
+		if terminal, err = receive(); err != nil {
+			return 0, err
+		}
+		defer terminal.Close()
+	}
+	return foreground(pid, terminal, o.Signals, func(sig unix.Signal) { _ = unix.Kill(pid, sig) }), nil
+}
+
+// openConsole is where a process' terminal goes: to an engine's socket, or to us.
+func openConsole(terminal bool, socket string, detach bool) (*console, func() (*Terminal, error), error) {
+	switch {
+	case !terminal && socket != "":
+		return nil, nil, errors.New("cannot use a console socket: process.terminal is false")
+	case !terminal:
+		return nil, nil, nil
+	case socket != "":
+		c, err := dialConsole(socket)
+		return c, nil, err
+	case detach:
+		return nil, nil, errors.New("cannot open a terminal for a detached process: give --console-socket")
+	}
+	return consolePair()
+}
+
+// foreground relays a process' terminal and passes signals on until it ends.
+func foreground(pid int, terminal *Terminal, signals <-chan os.Signal, kill func(unix.Signal)) int {
+	var done <-chan struct{}
+	if terminal != nil {
+		var restore func()
+		done, restore = terminal.Relay(os.Stdin, os.Stdout)
+		defer restore()
+	}
+	ended := make(chan unix.WaitStatus, 1)
+	go func() { ended <- waitFor(pid) }()
+	for {
+		select {
+		case sig := <-signals:
+			switch sig, _ := sig.(unix.Signal); {
+			case sig == unix.SIGWINCH && terminal != nil:
+				terminal.Resize(os.Stdin)
+			case sig != 0 && sig != unix.SIGCHLD && sig != unix.SIGURG:
+				kill(sig)
+			}
+		case status := <-ended:
+			if done != nil {
+				<-done // its last words
+			}
+			return exitCode(status)
+		}
+	}
+}

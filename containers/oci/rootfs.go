@@ -1,0 +1,232 @@
+package oci
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/powerd/powerd/containers/spawn"
+)
+
+// mounts makes the root and all that is mounted in it, everything by descriptor.
+// It returns copies of /dev/null for the masked files, made while the host's is
+// still at hand.
+func (b *builder) mounts(rootfs string, made map[int]*os.File) (nulls []spawn.Register, err error) {
+	const what = "make the root"
+	propagation := uint64(unix.MS_SLAVE)
+	if p := b.spec.Linux.RootfsPropagation; p != "" {
+		name := strings.TrimPrefix(p, "r")
+		var ok bool
+		if propagation, ok = propagations[name]; !ok {
+			return nil, field("linux.rootfsPropagation", "there is no propagation %q", p)
+		}
+	}
+	b.Do("keep mounts from the host", unix.SYS_MOUNT, 0, "/", 0, unix.MS_REC|unix.MS_SLAVE, 0)
+	m := b.Do(what, unix.SYS_OPEN_TREE, unix.AT_FDCWD, rootfs, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE).Save()
+	b.attributes(what, m, true, 0, 0, unix.MS_PRIVATE)
+	b.Do(what, unix.SYS_MOVE_MOUNT, m, "", unix.AT_FDCWD, rootfs, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	b.close(m)
+	b.root = b.Do(what, unix.SYS_OPENAT, unix.AT_FDCWD, rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC).Save()
+
+	ownDev := false
+	for i, mount := range b.spec.Mounts {
+		o, err := parseMountOptions(mount.Options)
+		if err != nil {
+			return nil, field(fmt.Sprintf("mounts[%d].options", i), "%v", err)
+		}
+		what := "mount " + mount.Destination
+		isFile := false
+		var mfd any
+		if made[i] != nil { // by the runtime, which may more
+			mfd = spawn.FD(made[i].Fd())
+			info, err := made[i].Stat()
+			if err != nil {
+				return nil, err
+			}
+			isFile = !info.IsDir()
+			b.attributes(what, mfd, false, o.set, o.clear, 0)
+		} else if o.bind || mount.Type == "bind" {
+			info, err := os.Stat(mount.Source)
+			if err != nil {
+				return nil, field(fmt.Sprintf("mounts[%d].source", i), "%v", err)
+			}
+			isFile = !info.IsDir()
+			flags := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
+			if o.rbind {
+				flags |= unix.AT_RECURSIVE
+			}
+			mfd = b.Do(what, unix.SYS_OPEN_TREE, unix.AT_FDCWD, mount.Source, flags).Save()
+			b.attributes(what, mfd, true, 0, 0, unix.MS_SLAVE)
+			b.attributes(what, mfd, false, o.set, o.clear, 0)
+		} else {
+			kind := mount.Type
+			if kind == "cgroup" {
+				kind = "cgroup2"
+			}
+			data := o.data
+			if label := b.spec.Linux.MountLabel; label != "" && (kind == "tmpfs" || kind == "devpts" || kind == "mqueue") {
+				data = append(slices.Clone(data), "context="+label)
+			}
+			mfd = b.newMount(what, kind, mount.Source, data, o.set)
+			ownDev = ownDev || path.Clean(mount.Destination) == "/dev"
+		}
+		b.attributes(what, mfd, true, o.recSet, o.recClear, 0)
+		if o.propagation != 0 {
+			b.attributes(what, mfd, o.recPropagation, 0, 0, o.propagation)
+		}
+		b.makePath(mount.Destination, isFile)
+		b.attach(what, mfd, b.openIn(what, mount.Destination, unix.O_PATH).Save())
+	}
+	if ownDev {
+		b.defaultDevices()
+	}
+	for i, d := range b.spec.Linux.Devices {
+		if err := b.device(fmt.Sprintf("linux.devices[%d]", i), d); err != nil {
+			return nil, err
+		}
+	}
+	// The host's null device, and nothing that was put in its place.
+	var null unix.Stat_t
+	if err := unix.Stat("/dev/null", &null); err != nil || null.Mode&unix.S_IFMT != unix.S_IFCHR || null.Rdev != unix.Mkdev(1, 3) {
+		return nil, errors.New("cannot mask files: the host's /dev/null is not the null device")
+	}
+	for range b.spec.Linux.MaskedPaths {
+		nulls = append(nulls, b.Do("take the null device along", unix.SYS_OPEN_TREE, unix.AT_FDCWD, "/dev/null", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC).Save())
+	}
+	if propagation != unix.MS_SLAVE {
+		b.attributes("set linux.rootfsPropagation", b.root, true, 0, 0, propagation)
+	}
+	return nulls, nil
+}
+
+// defaultDevices makes what every container finds in /dev.
+//
+// See https://github.com/opencontainers/runtime-spec/blob/v1.3.0/config-linux.md#default-devices.
+func (b *builder) defaultDevices() {
+	const what = "make the default devices"
+	dev := b.openIn(what, "/dev", unix.O_PATH|unix.O_DIRECTORY).Save()
+	for _, d := range []struct {
+		name         string
+		major, minor uint32
+	}{{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}} {
+		if b.user { // who may not make devices gets the host's
+			m := b.Do(what, unix.SYS_OPEN_TREE, unix.AT_FDCWD, "/dev/"+d.name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC).Save()
+			b.Do(what, unix.SYS_MKNODAT, dev, d.name, unix.S_IFREG|0o666, 0).Ignore(syscall.EEXIST)
+			b.attach(what, m, b.openIn(what, "/dev/"+d.name, unix.O_PATH|unix.O_NOFOLLOW).Save())
+			continue
+		}
+		b.Do(what, unix.SYS_MKNODAT, dev, d.name, unix.S_IFCHR|0o666, int(unix.Mkdev(d.major, d.minor))).SkipOn(syscall.EEXIST, 1)
+		b.Do(what, unix.SYS_FCHMODAT, dev, d.name, 0o666)
+	}
+	for _, l := range [][2]string{{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"}, {"/proc/self/fd/2", "stderr"}, {"pts/ptmx", "ptmx"}} {
+		b.Do(what, unix.SYS_SYMLINKAT, l[0], dev, l[1]).Ignore(syscall.EEXIST)
+	}
+	b.close(dev)
+}
+
+// deviceTypes by the name of linux.devices[].type.
+var deviceTypes = map[string]uint32{"c": unix.S_IFCHR, "u": unix.S_IFCHR, "b": unix.S_IFBLK, "p": unix.S_IFIFO}
+
+// device makes a device of linux.devices, with its owner and mode. Who may not make
+// devices gets the host's.
+func (b *builder) device(name string, d specs.LinuxDevice) error {
+	what := "make device " + d.Path
+	kind, ok := deviceTypes[d.Type]
+	switch {
+	case !ok:
+		return field(name+".type", "there is no type %q", d.Type)
+	case !path.IsAbs(d.Path) || path.Clean(d.Path) == "/" || strings.IndexByte(d.Path, 0) >= 0:
+		return field(name+".path", "want the path of a device, not %q", d.Path)
+	case d.Type != "p" && (d.Major < 0 || d.Minor < 0 || d.Major > 0xfff || d.Minor > 0xfffff):
+		return field(name, "there is no device %d:%d", d.Major, d.Minor)
+	}
+	dir, base := path.Split(path.Clean(d.Path))
+	if path.Clean(dir) != "/" {
+		b.makePath(dir, false)
+	}
+	parent := b.openIn(what, dir, unix.O_PATH|unix.O_DIRECTORY).Save()
+	if b.user {
+		m := b.Do(what, unix.SYS_OPEN_TREE, unix.AT_FDCWD, d.Path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC).Save()
+		b.Do(what, unix.SYS_MKNODAT, parent, base, unix.S_IFREG|0o666, 0).Ignore(syscall.EEXIST)
+		b.attach(what, m, b.openIn(what, d.Path, unix.O_PATH|unix.O_NOFOLLOW).Save())
+		b.close(parent)
+		return nil
+	}
+	mode := uint32(0o666)
+	if d.FileMode != nil {
+		mode = uint32(d.FileMode.Perm())
+	}
+	var uid, gid int
+	if d.UID != nil {
+		uid = int(*d.UID)
+	}
+	if d.GID != nil {
+		gid = int(*d.GID)
+	}
+	b.Do(what, unix.SYS_UNLINKAT, parent, base, 0).Ignore(syscall.ENOENT) // a default one
+	b.Do(what, unix.SYS_MKNODAT, parent, base, uint64(kind|mode), unix.Mkdev(uint32(d.Major), uint32(d.Minor)))
+	b.Do(what, unix.SYS_FCHMODAT, parent, base, uint64(mode))
+	b.Do(what, unix.SYS_FCHOWNAT, parent, base, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
+	b.close(parent)
+	return nil
+}
+
+// pivot makes the root the root of the mount namespace; the old one is gone.
+func (b *builder) pivot() {
+	const what = "pivot into the root"
+	b.Do(what, unix.SYS_FCHDIR, b.root)
+	b.Do(what, unix.SYS_PIVOT_ROOT, ".", ".")
+	b.Do(what, unix.SYS_MOUNT, 0, ".", 0, unix.MS_REC|unix.MS_SLAVE, 0)
+	b.Do(what, unix.SYS_UMOUNT2, ".", unix.MNT_DETACH)
+	b.Do(what, unix.SYS_CHDIR, "/")
+}
+
+// hide makes paths read-only or unreadable, in the root itself.
+func (b *builder) hide(nulls []spawn.Register) {
+	const plain = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	for key, value := range b.spec.Linux.Sysctl {
+		what := "set sysctl " + key
+		fd := b.openIn(what, "/proc/sys/"+strings.ReplaceAll(key, ".", "/"), unix.O_WRONLY).Save()
+		b.Do(what, unix.SYS_WRITE, fd, []byte(value), len(value))
+		b.close(fd)
+	}
+	for _, p := range b.spec.Linux.ReadonlyPaths {
+		what := "make " + p + " read-only"
+		on := b.openIn(what, p, unix.O_PATH)
+		fd := on.Save()
+		absent := b.on(on, syscall.ENOENT, syscall.ENOTDIR)
+		m := b.Do(what, unix.SYS_OPEN_TREE, fd, "", atEmpty|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE).Save()
+		b.attributes(what, m, true, unix.MOUNT_ATTR_RDONLY, 0, 0)
+		b.attach(what, m, fd)
+		absent()
+	}
+	for i, p := range b.spec.Linux.MaskedPaths {
+		what := "mask " + p
+		dir := b.openIn(what, p, unix.O_PATH|unix.O_DIRECTORY)
+		fd := dir.Save()
+		isFile, absent := b.on(dir, syscall.ENOTDIR), b.on(dir, syscall.ENOENT)
+		m := b.newMount(what, "tmpfs", "tmpfs", nil, plain|unix.MOUNT_ATTR_RDONLY)
+		b.attach(what, m, fd)
+		over := b.jump()
+		isFile()
+		on := b.openIn(what, p, unix.O_PATH).Save()
+		b.attach(what, nulls[i], on)
+		over()
+		absent()
+	}
+	if b.spec.Root.Readonly {
+		b.attributes("make the root read-only", b.rootAgain(), false, unix.MOUNT_ATTR_RDONLY, 0, 0)
+	}
+}
+
+// rootAgain opens the root that the pivot made.
+func (b *builder) rootAgain() spawn.Register {
+	return b.Do("open the root", unix.SYS_OPENAT, unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC).Save()
+}

@@ -189,6 +189,172 @@ cat /proc/self/cgroup; nproc; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/stat
 		}
 	})
 
+	t.Run("exec, pause, resume, ps", func(t *testing.T) {
+		g.t = t
+		s := bundle("sh", "-c", "sleep 1000")
+		s.Hostname = "e1"
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "time"})
+		s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1000000}}
+		g.put(s)
+		g.run("sh", "-c", "powerd-oci run -d -b /c --pid-file /tmp/pid e1 </dev/null >/dev/null 2>&1")
+		r, err := g.Run(t.Context(), "powerd-oci", "exec", "--cwd", "/tmp", "-e", "A=b", "-u", "7:8", "e1", "sh", "-c",
+			`hostname; pwd; echo $A; id -u; id -g; cat /proc/self/cgroup; [ $(cut -d. -f1 /proc/uptime) -gt 1000000 ] && echo later; ls /proc/self/fd | wc -l; cat /proc/1/comm; readlink /proc/self/ns/mnt | cut -d: -f1; exit 4`)
+		if want := "e1\n/tmp\nb\n7\n8\n0::/\nlater\n4\nsh\nmnt\n"; err != nil || r.Code != 4 || string(r.Stdout) != want {
+			t.Errorf("exec: %v, code %d\n%s%s\nwant:\n%s", err, r.Code, r.Stdout, r.Stderr, want)
+		}
+		if r, err := g.Run(t.Context(), "powerd-oci", "exec", "e1", "nonesuch"); err != nil || r.Code != 1 || !strings.Contains(string(r.Stderr), `cannot run "nonesuch": no such file`) {
+			t.Errorf("exec of nothing: %v, %s", err, r.Stderr)
+		}
+		// It is where it belongs from its first instruction, and ps finds it.
+		g.run("sh", "-c", "powerd-oci exec -d --pid-file /tmp/pid2 e1 sleep 999 </dev/null >/dev/null 2>&1")
+		if got := g.text("/proc/" + g.text("/tmp/pid2") + "/cgroup"); got != "0::/powerd-oci/e1" {
+			t.Errorf("exec is in cgroup %q", got)
+		}
+		var pids []int
+		if err := json.Unmarshal([]byte(g.run("powerd-oci", "ps", "-f", "json", "e1")), &pids); err != nil || len(pids) != 2 {
+			t.Errorf("ps: %v, %v", pids, err)
+		}
+		g.run("powerd-oci", "pause", "e1")
+		if out := g.run("powerd-oci", "state", "e1"); !strings.Contains(out, `"status": "paused"`) {
+			t.Errorf("paused, it is %s", out)
+		}
+		if got := g.text("/sys/fs/cgroup/powerd-oci/e1/cgroup.events"); !strings.Contains(got, "frozen 1") {
+			t.Errorf("it is not frozen: %s", got)
+		}
+		if r, err := g.Run(t.Context(), "powerd-oci", "exec", "e1", "true"); err != nil || r.Code != 1 || !strings.Contains(string(r.Stderr), "it is paused") {
+			t.Errorf("exec while paused: %v, %s", err, r.Stderr)
+		}
+		g.run("powerd-oci", "resume", "e1")
+		g.run("powerd-oci", "kill", "--all", "e1", "KILL")
+		for deadline := time.Now().Add(20 * time.Second); !strings.Contains(g.run("powerd-oci", "state", "e1"), "stopped"); time.Sleep(100 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("it does not stop")
+			}
+		}
+		g.run("powerd-oci", "delete", "e1")
+		g.left()
+	})
+
+	t.Run("terminal", func(t *testing.T) {
+		g.t = t
+		s := bundle("sh", "-c", "tty; stty size; ls -l /dev/console | cut -c1; echo to console > /dev/console; readlink /proc/self/fd/0")
+		s.Process.Terminal = true
+		s.Process.ConsoleSize = &specs.Box{Height: 33, Width: 99}
+		r := g.runIn(s)
+		if want := "/dev/pts/0\r\n33 99\r\nc\r\nto console\r\n/dev/pts/0\r\n"; r.Code != 0 || string(r.Stdout) != want {
+			t.Errorf("code %d\n%q%s\nwant %q", r.Code, r.Stdout, r.Stderr, want)
+		}
+		g.left()
+	})
+
+	t.Run("hooks", func(t *testing.T) {
+		g.t = t
+		s := bundle("sh", "-c", "echo program >> /tmp/log")
+		s.Root.Readonly = false
+		g.run("sh", "-c", "printf '#!/bin/sh\\nread state\\ncase $state in *creating*) s=creating;; *created*) s=created;; *running*) s=running;; *stopped*) s=stopped;; esac\\necho $1 $s $(hostname) $HOOK >> ${2:-/c/rootfs/tmp/log}\\n' > /c/hook; cp /c/hook /c/rootfs/hook; chmod 755 /c/hook /c/rootfs/hook; rm -f /c/rootfs/tmp/log")
+		hook := func(path string, args ...string) []specs.Hook {
+			return []specs.Hook{{Path: path, Args: append([]string{"hook"}, args...), Env: []string{"HOOK=h", "PATH=/bin"}, Timeout: ptr(20)}}
+		}
+		s.Hooks = &specs.Hooks{CreateRuntime: hook("/c/hook", "createRuntime"), CreateContainer: hook("/c/hook", "createContainer"),
+			StartContainer: hook("/hook", "startContainer", "/tmp/log"), Poststart: hook("/bin/true"), Poststop: hook("/c/hook", "poststop")}
+		if r := g.runIn(s); r.Code != 0 {
+			t.Errorf("code %d, %s", r.Code, r.Stderr)
+		}
+		host := strings.TrimSpace(g.run("hostname"))
+		want := "createRuntime creating " + host + " h\ncreateContainer creating box h\nstartContainer created box h\nprogram\npoststop stopped " + host + " h"
+		if got := g.text("/c/rootfs/tmp/log"); got != want {
+			t.Errorf("hooks:\n%s\nwant:\n%s", got, want)
+		}
+		s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo no >&2; exit 3"}}}}
+		if r := g.runIn(s); r.Code != 1 || !strings.Contains(string(r.Stderr), "hooks.createContainer[0] /bin/sh: it ended with code 3: no") {
+			t.Errorf("a failing hook: code %d, %s", r.Code, r.Stderr)
+		}
+		s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "1000"}, Timeout: ptr(1)}}}
+		if r := g.runIn(s); r.Code != 1 || !strings.Contains(string(r.Stderr), "it took more than 1 s") {
+			t.Errorf("a slow hook: code %d, %s", r.Code, r.Stderr)
+		}
+		g.left()
+	})
+
+	t.Run("devices, joins, idmapped mounts", func(t *testing.T) {
+		g.t = t
+		s := bundle("sh", "-c", "stat -c '%a %u %t,%T %F' /dev/mine; head -c 3 /dev/mine | wc -c; readlink /proc/self/ns/net; cat /proc/self/oom_score_adj; stat -c %u /mnt/f; umask; uname -m; cat /proc/self/sched >/dev/null 2>&1; chrt -p $$ | head -1")
+		s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/mine", Type: "c", Major: 1, Minor: 5, FileMode: ptr(os.FileMode(0o640)), UID: ptr(uint32(3))}}
+		s.Process.OOMScoreAdj = ptr(77)
+		s.Process.User.Umask = ptr(uint32(0o27))
+		s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch}
+		s.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32}
+		s.Linux.Namespaces[1].Path = "/proc/1/ns/net"
+		g.run("sh", "-c", "mkdir -p /c/data; touch /c/data/f; chown 0 /c/data/f; mkdir -p /c/rootfs/mnt")
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/mnt", Source: "/c/data", Type: "bind", Options: []string{"bind"},
+			UIDMappings: []specs.LinuxIDMapping{{ContainerID: 0, HostID: 4242, Size: 10}}, GIDMappings: []specs.LinuxIDMapping{{ContainerID: 0, HostID: 4242, Size: 10}}})
+		r := g.runIn(s)
+		net := strings.TrimSpace(g.run("readlink", "/proc/1/ns/net"))
+		want := "640 3 1,5 character special file\n3\n" + net + "\n77\n4242\n0027\ni686\n"
+		if r.Code != 0 || !strings.HasPrefix(string(r.Stdout), want) || !strings.Contains(string(r.Stdout), "SCHED_BATCH") {
+			t.Errorf("code %d\n%s%s\nwant:\n%s", r.Code, r.Stdout, r.Stderr, want)
+		}
+		// A pid and a user namespace by path: another container's.
+		a := bundle("sleep", "1000")
+		a.Linux.Namespaces = append(a.Linux.Namespaces, specs.LinuxNamespace{Type: "user"})
+		a.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1000, Size: 1000}}
+		a.Linux.GIDMappings = a.Linux.UIDMappings
+		g.put(a)
+		g.run("sh", "-c", "powerd-oci run -d -b /c --pid-file /tmp/pid a1 </dev/null >/dev/null 2>&1")
+		pid := g.text("/tmp/pid")
+		s = bundle("sh", "-c", "readlink /proc/self/ns/user /proc/self/ns/pid; cat /proc/1/comm; cat /proc/self/uid_map")
+		s.Linux.Namespaces[0].Path = "/proc/" + pid + "/ns/pid"
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user", Path: "/proc/" + pid + "/ns/user"})
+		r = g.runIn(s)
+		want = g.run("readlink", "/proc/"+pid+"/ns/user", "/proc/"+pid+"/ns/pid") + "sleep\n"
+		if r.Code != 0 || !strings.HasPrefix(string(r.Stdout), want) || !strings.Contains(string(r.Stdout), "1000") {
+			t.Errorf("code %d\n%s%s\nwant:\n%s", r.Code, r.Stdout, r.Stderr, want)
+		}
+		g.run("powerd-oci", "delete", "--force", "a1")
+		g.left()
+	})
+
+	// The executable of a process in a container is never powerd's, and cannot be
+	// written: neither its own, nor through an interpreter that is /proc/self/exe.
+	t.Run("CVE-2019-5736", func(t *testing.T) {
+		g.t = t
+		sum := g.run("sha256sum", "/usr/bin/powerd-oci")
+		s := bundle("/tmp/shebang")
+		s.Root.Readonly = false
+		g.run("sh", "-c", "printf '#!/proc/self/exe\\n' > /c/rootfs/tmp/shebang; chmod 755 /c/rootfs/tmp/shebang; ln -sf /proc/self/exe /c/rootfs/tmp/exe")
+		g.runIn(s) // runs the script's program as the script's program: it may do nothing but end
+		s.Process.Args = []string{"/tmp/exe"}
+		g.runIn(s)
+		g.put(bundle("sh", "-c", "sleep 1000"))
+		g.run("sh", "-c", "powerd-oci create -b /c --pid-file /tmp/pid x1 </dev/null >/dev/null 2>&1")
+		if exe := g.run("readlink", "/proc/"+g.text("/tmp/pid")+"/exe"); !strings.HasPrefix(exe, "/memfd:powerd-init") {
+			t.Errorf("the created process is %s", exe)
+		}
+		if r, err := g.Run(t.Context(), "sh", "-c", "echo overwritten > /proc/"+g.text("/tmp/pid")+"/exe"); err != nil || r.Code == 0 {
+			t.Errorf("it can be written to: %v, %+v", err, r)
+		}
+		g.run("powerd-oci", "delete", "--force", "x1")
+		if got := g.run("sha256sum", "/usr/bin/powerd-oci"); got != sum {
+			t.Error("powerd has been overwritten")
+		}
+		g.left()
+	})
+
+	// What the container put in the place of its console is not followed.
+	t.Run("CVE-2025-52565", func(t *testing.T) {
+		g.t = t
+		s := bundle("sh", "-c", "echo in")
+		s.Process.Terminal = true
+		s.Mounts = append(s.Mounts[:1:1], specs.Mount{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"newinstance", "ptmxmode=0666"}})
+		g.run("sh", "-c", "mkdir -p /c/rootfs/dev/pts; ln -sf /proc/sys/kernel/core_pattern /c/rootfs/dev/console")
+		if r := g.runIn(s); r.Code != 1 || !strings.Contains(string(r.Stderr), "mount /dev/console: too many levels of symbolic links") {
+			t.Errorf("code %d, %s%s", r.Code, r.Stdout, r.Stderr)
+		}
+		g.run("rm", "-rf", "/c/rootfs/dev")
+		g.run("mkdir", "/c/rootfs/dev")
+		g.left()
+	})
+
 	t.Run("refused", func(t *testing.T) {
 		g.t = t
 		for why, change := range map[string]func(*specs.Spec){
@@ -214,7 +380,7 @@ cat /proc/self/cgroup; nproc; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/stat
 	t.Run("many, and killed in between", func(t *testing.T) {
 		g.t = t
 		g.put(bundle("true"))
-		g.run("sh", "-ec", `for i in $(seq 40); do powerd-oci run -b /c m$i </dev/null & [ $((i % 8)) = 0 ] && wait; done; wait`)
+		g.run("sh", "-ec", `for i in $(seq 100); do powerd-oci run -b /c m$i </dev/null & [ $((i % 20)) = 0 ] && wait; done; wait`)
 		g.left()
 		for i := range 20 {
 			g.run("sh", "-c", fmt.Sprintf("powerd-oci run -b /c k%d </dev/null >/dev/null 2>&1 & p=$!; sleep 0.%02d; kill -9 $p; wait; powerd-oci delete --force k%d; true", i, 3*i, i))

@@ -24,10 +24,9 @@ type join struct {
 
 // A plan is how a container comes into its namespaces.
 //
-// Mostly clone3 makes them. But pid, time and user namespaces by path, the offsets
-// of a time namespace, and namespaces of the host beside a user namespace of one's
-// own have an order: then the script joins and unshares step by step, and goes on
-// in a child.
+// Mostly clone3 makes them. But user namespaces, pid and time namespaces by path, and
+// the offsets of a time namespace have an order: then the script joins and unshares
+// step by step, and goes on in a child.
 type plan struct {
 	clone uintptr // flags for clone3
 	steps bool
@@ -87,7 +86,9 @@ func planNamespaces(s *specs.Spec) (p *plan, err error) {
 			p.steps = true
 		}
 	}
-	if p.user && len(p.joins) > 0 {
+	if p.user {
+		// clone3 could make it, but the execve of the script's program, before its
+		// ids are mapped, would take all capabilities from it.
 		p.steps = true
 	}
 	if joinUser != nil {
@@ -100,9 +101,6 @@ func planNamespaces(s *specs.Spec) (p *plan, err error) {
 		return p, nil
 	}
 	p.clone, p.unshare = p.unshare, 0
-	if p.user {
-		p.clone |= unix.CLONE_NEWUSER
-	}
 	return p, nil
 }
 
@@ -136,7 +134,7 @@ func (p *plan) Close() {
 
 // enter adds the way into the namespaces. After it the process is root of its user
 // namespace.
-func (p *plan) enter(b *builder, t *talk) error {
+func (p *plan) enter(b *builder, t *talk) {
 	joinThem := func(late bool) {
 		for _, j := range p.joins {
 			if j.kind != specs.UserNamespace && j.late == late {
@@ -145,14 +143,9 @@ func (p *plan) enter(b *builder, t *talk) error {
 		}
 	}
 	joinThem(false)
-	switch {
-	case p.user:
-		if p.steps {
-			b.Do("make its user namespace", unix.SYS_UNSHARE, unix.CLONE_NEWUSER)
-		}
+	if p.user {
+		b.Do("make its user namespace", unix.SYS_UNSHARE, unix.CLONE_NEWUSER)
 		t.ask(b, "map its ids")
-	case len(b.spec.Linux.NetDevices) > 0 && !p.steps:
-		t.ask(b, "get its network devices")
 	}
 	for _, j := range p.joins {
 		if j.kind == specs.UserNamespace {
@@ -183,7 +176,6 @@ func (p *plan) enter(b *builder, t *talk) error {
 	if owns(b.spec, specs.CgroupNamespace) { // now, for it is in its cgroup
 		b.Do("make its cgroup namespace", unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP)
 	}
-	return nil
 }
 
 // A talk is how runtime and script wait for one another.

@@ -26,9 +26,7 @@ type parts struct {
 func script(s *specs.Spec, rootfs string, pl *plan, in parts) (*spawn.Script, error) {
 	b := &builder{spec: s}
 	proc := b.begin(s.Process)
-	if err := pl.enter(b, in.talk); err != nil {
-		return nil, err
-	}
+	pl.enter(b, in.talk)
 	if s.Hostname != "" {
 		b.Do("set hostname", unix.SYS_SETHOSTNAME, s.Hostname, len(s.Hostname))
 	}

@@ -255,10 +255,10 @@ func FuzzParsers(f *testing.F) {
 	f.Add("uint64 5")
 	f.Fuzz(func(t *testing.T, s string) {
 		parseFlat(s)
-		parseEvent(s, "frozen")                                            //nolint:errcheck
-		parseOwn(s)                                                        //nolint:errcheck
-		parseUIDMap(s, 0)                                                  //nolint:errcheck
-		annotations(map[string]string{"org.systemd.property.XSec": s})     //nolint:errcheck
+		parseEvent(s, "frozen")                                           //nolint:errcheck
+		parseOwn(s)                                                       //nolint:errcheck
+		parseUIDMap(s, 0)                                                 //nolint:errcheck
+		annotations(map[string]string{"org.systemd.property.XSec": s})    //nolint:errcheck
 		annotations(map[string]string{"org.systemd.property.TimeSec": s}) //nolint:errcheck
 		if _, err := json.Marshal(parsePSI(s)); err != nil {
 			t.Fatal(err)

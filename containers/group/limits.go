@@ -34,7 +34,7 @@ type now func(file string) string
 
 const (
 	resources  = "linux.resources."
-	noGroupCPU = "cgroup v2 has no realtime limits"
+	noRealtime = "cgroup v2 has no realtime limits"
 )
 
 // settings translates resources into files of cgroup v2, in the order to write them.
@@ -66,10 +66,10 @@ func cpu(r *specs.LinuxResources, read now) (out []setting, err error) {
 	}
 	const f = resources + "cpu."
 	if c.RealtimeRuntime != nil && *c.RealtimeRuntime != 0 {
-		return nil, field(f+"realtimeRuntime", noGroupCPU)
+		return nil, field(f+"realtimeRuntime", noRealtime)
 	}
 	if c.RealtimePeriod != nil && *c.RealtimePeriod != 0 {
-		return nil, field(f+"realtimePeriod", noGroupCPU)
+		return nil, field(f+"realtimePeriod", noRealtime)
 	}
 	idle := false
 	if c.Idle != nil {
@@ -131,12 +131,13 @@ func memory(r *specs.LinuxResources, read now) (out []setting, err error) {
 		return nil, nil
 	}
 	const f = resources + "memory."
+	kernel := m.Kernel //lint:ignore SA1019 to refuse it
 	switch {
 	case m.DisableOOMKiller != nil && *m.DisableOOMKiller:
 		return nil, field(f+"disableOOMKiller", "cgroup v2 cannot disable the OOM killer")
 	case m.Swappiness != nil:
 		return nil, field(f+"swappiness", "cgroup v2 has no swappiness of a cgroup")
-	case m.Kernel != nil && *m.Kernel > 0: //nolint:staticcheck // to refuse it
+	case kernel != nil && *kernel > 0:
 		return nil, field(f+"kernel", "cgroup v2 has no limit for kernel memory alone")
 	case m.KernelTCP != nil && *m.KernelTCP > 0:
 		return nil, field(f+"kernelTCP", "cgroup v2 has no limit for TCP memory alone")

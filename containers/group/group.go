@@ -377,9 +377,16 @@ func (r Ref) killEach(ctx context.Context) error {
 func (r Ref) Remove(ctx context.Context) error {
 	there, err := r.mine()
 	if err == nil && there {
-		if err = r.kill(ctx); err == nil && r.Unit != "" {
-			err = stopScope(ctx, r)
+		err = r.kill(ctx)
+	}
+	// Killed while it asked for a scope, a runtime may have left one that systemd has
+	// yet to begin, or one without a process, whose end nothing tells systemd.
+	if err == nil && r.Unit != "" && (there || r.Inode == 0) {
+		if err = stopScope(ctx, r); err == nil && r.Inode == 0 {
+			there, err = r.mine()
 		}
+	}
+	if err == nil && there {
 		for wait := time.Millisecond; err == nil; wait = min(2*wait, 50*time.Millisecond) {
 			rerr := removeAll(r.Folder())
 			if rerr == nil {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 // A setting is a value for one of a cgroup's files, and the field it is for.
@@ -468,6 +467,9 @@ func writeFile(name, value string) error {
 // against one is told when a limit needs it.
 func (r Ref) enable() {
 	for _, dir := range r.above() {
+		if dir.busy() {
+			return
+		}
 		has := strings.Fields(dir.read("cgroup.subtree_control"))
 		for _, c := range strings.Fields(dir.read("cgroup.controllers")) {
 			if !slices.Contains(has, c) {
@@ -475,6 +477,14 @@ func (r Ref) enable() {
 			}
 		}
 	}
+}
+
+// busy reports whether a cgroup has processes of its own. If it is not the root it
+// cannot pass memory or io on then; cpu and pids would make it threaded, and every
+// cgroup below unfit for processes.
+func (r Ref) busy() bool {
+	_, err := os.Stat(r.file("cgroup.type")) // only the root has none
+	return err == nil && r.read("cgroup.procs") != ""
 }
 
 // whyNot is why the cgroup has not got a controller.
@@ -486,9 +496,10 @@ func (r Ref) whyNot(controller string) error {
 		if slices.Contains(strings.Fields(dir.read("cgroup.subtree_control")), controller) {
 			continue
 		}
-		switch err := writeFile(dir.file("cgroup.subtree_control"), "+"+controller); {
-		case errors.Is(err, unix.EBUSY):
+		if dir.busy() {
 			return fmt.Errorf("cgroup %s has processes of its own and cannot pass it on", dir.Path)
+		}
+		switch err := writeFile(dir.file("cgroup.subtree_control"), "+"+controller); {
 		case errors.Is(err, fs.ErrPermission):
 			return fmt.Errorf("cgroup %s does not pass it on, and is another user's: delegate it, e.g. by Delegate=%s", dir.Path, controller)
 		case err != nil:

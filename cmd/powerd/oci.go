@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/powerd/powerd/containers/group"
 	"github.com/powerd/powerd/containers/oci"
 )
 
@@ -73,9 +75,7 @@ func newOCICmd(u *ui, f *ociFlags) *cobra.Command {
 		Args:          noSuchCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(*cobra.Command, []string) error {
-			if f.systemd {
-				return usage(errors.New("cannot make a systemd scope: not supported yet"), "run without --systemd-cgroup: cgroups are then made below the path that config.json names")
-			}
+			f.engine.Cgroups.Systemd, f.engine.Cgroups.Rootless = f.systemd, os.Geteuid() != 0
 			if f.logFormat != "text" && f.logFormat != "json" {
 				return usage(fmt.Errorf("cannot log as %q", f.logFormat), "want text or json")
 			}
@@ -96,13 +96,13 @@ func newOCICmd(u *ui, f *ociFlags) *cobra.Command {
 	root.PersistentFlags().StringVar(&f.logFormat, "log-format", "text", "format of the log: text, json")
 	root.PersistentFlags().BoolVar(&f.systemd, "systemd-cgroup", false, "let systemd make the cgroups")
 	root.PersistentFlags().BoolVar(&f.debug, "debug", false, "accepted as other runtimes do; there is nothing to add")
-	one := func(use, short string, do func(id string) error) *cobra.Command {
-		return &cobra.Command{Use: use + " ID", Short: short, Args: cobra.ExactArgs(1), RunE: func(_ *cobra.Command, args []string) error { return do(args[0]) }}
+	one := func(use, short string, do func(ctx context.Context, id string) error) *cobra.Command {
+		return &cobra.Command{Use: use + " ID", Short: short, Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error { return do(cmd.Context(), args[0]) }}
 	}
-	root.AddCommand(newOCICreateCmd(f), newOCIRunCmd(f), newOCIExecCmd(f), newOCIStateCmd(u, f), newOCIListCmd(u, f), newOCIPsCmd(u, f), newOCISpecCmd(),
-		one("start", "Let a created container's program run", func(id string) error { return f.engine.Start(id) }),
-		one("pause", "Freeze all processes of a container", func(id string) error { return f.engine.Pause(id) }),
-		one("resume", "Let a paused container go on", func(id string) error { return f.engine.Resume(id) }),
+	root.AddCommand(newOCICreateCmd(f), newOCIRunCmd(f), newOCIExecCmd(f), newOCIStateCmd(u, f), newOCIListCmd(u, f), newOCIPsCmd(u, f), newOCISpecCmd(), newOCIUpdateCmd(f), newOCIEventsCmd(u, f),
+		one("start", "Let a created container's program run", f.engine.Start),
+		one("pause", "Freeze all processes of a container", f.engine.Pause),
+		one("resume", "Let a paused container go on", f.engine.Resume),
 		newOCIKillCmd(f), newOCIDeleteCmd(f))
 	return root
 }
@@ -171,12 +171,12 @@ func writePid(file string) func(int) error {
 func newOCICreateCmd(f *ociFlags) *cobra.Command {
 	var c createFlags
 	cmd := &cobra.Command{Use: "create ID", Short: "Make a container up to its program", Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			o, err := c.options()
 			if err != nil {
 				return err
 			}
-			_, err = f.engine.Create(args[0], c.bundle, o)
+			_, err = f.engine.Create(cmd.Context(), args[0], c.bundle, o)
 			return err
 		}}
 	c.add(cmd)
@@ -193,14 +193,14 @@ func allSignals() (signals chan os.Signal, stop func()) {
 func newOCIRunCmd(f *ociFlags) *cobra.Command {
 	var c createFlags
 	cmd := &cobra.Command{Use: "run ID", Short: "Create, start, wait, delete; ends with the program's exit code", Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			o, err := c.options()
 			if err != nil {
 				return err
 			}
 			signals, stop := allSignals()
 			defer stop()
-			code, err := f.engine.Run(args[0], c.bundle, o, signals)
+			code, err := f.engine.Run(cmd.Context(), args[0], c.bundle, o, signals)
 			if err == nil && code != 0 {
 				return exitCode(code)
 			}
@@ -354,6 +354,116 @@ func newOCIPsCmd(u *ui, f *ociFlags) *cobra.Command {
 	return cmd
 }
 
+func newOCIUpdateCmd(f *ociFlags) *cobra.Command {
+	var (
+		file                                        string
+		share, period                               uint64
+		quota, idle, memory, reservation, swap, pid int64
+		burst                                       uint64
+		cpus, mems                                  string
+		weight                                      uint16
+	)
+	cmd := &cobra.Command{Use: "update ID", Short: "Change the limits of a container", Args: cobra.ExactArgs(1)}
+	fl := cmd.Flags()
+	fl.StringVarP(&file, "resources", "r", "", "file with linux.resources as JSON, - for standard input")
+	fl.Uint64Var(&share, "cpu-share", 0, "shares of cpu time")
+	fl.Uint64Var(&period, "cpu-period", 0, "period of the quota, in us")
+	fl.Int64Var(&quota, "cpu-quota", 0, "cpu time in a period, in us; -1 for no limit")
+	fl.Uint64Var(&burst, "cpu-burst", 0, "unused quota that may be saved up, in us")
+	fl.Int64Var(&idle, "cpu-idle", 0, "1: runs only where others leave cpu time")
+	fl.StringVar(&cpus, "cpuset-cpus", "", "cpus it may run on")
+	fl.StringVar(&mems, "cpuset-mems", "", "memory nodes it may use")
+	fl.Int64Var(&memory, "memory", 0, "memory limit in bytes; -1 for none")
+	fl.Int64Var(&reservation, "memory-reservation", 0, "memory that is left to it, in bytes")
+	fl.Int64Var(&swap, "memory-swap", 0, "limit of memory and swap together, in bytes; -1 for none")
+	fl.Int64Var(&pid, "pids-limit", 0, "number of processes; -1 for no limit")
+	fl.Uint16Var(&weight, "blkio-weight", 0, "weight of input and output, 10 to 1000")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		var r specs.LinuxResources
+		if file != "" {
+			in := cmd.InOrStdin()
+			if file != "-" {
+				f, err := os.Open(file)
+				if err != nil {
+					return fmt.Errorf("cannot read the limits: %v", err)
+				}
+				defer f.Close()
+				in = f
+			}
+			if err := json.NewDecoder(in).Decode(&r); err != nil {
+				return fmt.Errorf("cannot use the limits of %s: %v", file, err)
+			}
+		} else {
+			r.CPU, r.Memory = &specs.LinuxCPU{Cpus: cpus, Mems: mems}, &specs.LinuxMemory{}
+			for name, set := range map[string]func(){
+				"cpu-share": func() { r.CPU.Shares = &share }, "cpu-period": func() { r.CPU.Period = &period }, "cpu-quota": func() { r.CPU.Quota = &quota },
+				"cpu-burst": func() { r.CPU.Burst = &burst }, "cpu-idle": func() { r.CPU.Idle = &idle }, "memory": func() { r.Memory.Limit = &memory },
+				"memory-reservation": func() { r.Memory.Reservation = &reservation }, "memory-swap": func() { r.Memory.Swap = &swap },
+				"pids-limit": func() { r.Pids = &specs.LinuxPids{Limit: &pid} }, "blkio-weight": func() { r.BlockIO = &specs.LinuxBlockIO{Weight: &weight} },
+			} {
+				if fl.Changed(name) {
+					set()
+				}
+			}
+		}
+		return f.engine.Update(cmd.Context(), args[0], &r)
+	}
+	return cmd
+}
+
+func newOCIEventsCmd(u *ui, f *ociFlags) *cobra.Command {
+	var once bool
+	var interval time.Duration
+	cmd := &cobra.Command{Use: "events ID", Short: "Show what a container uses, and when it runs out of memory", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if interval <= 0 {
+				return usage(fmt.Errorf("cannot show events every %v", interval), "want an interval above 0")
+			}
+			show := func(kind string, data any) error {
+				line, err := json.Marshal(group.Event{Type: kind, ID: args[0], Data: data})
+				if err != nil {
+					return err
+				}
+				u.printf("%s\n", line)
+				return u.flush()
+			}
+			stats := func() error {
+				s, err := f.engine.Stats(args[0])
+				if err != nil {
+					return err
+				}
+				return show("stats", s)
+			}
+			if once {
+				return stats()
+			}
+			oom, err := f.engine.OOM(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			tick := time.NewTicker(interval)
+			defer tick.Stop()
+			for {
+				select {
+				case _, running := <-oom:
+					if !running {
+						return nil
+					}
+					if err := show("oom", nil); err != nil {
+						return err
+					}
+				case <-tick.C:
+					if err := stats(); err != nil {
+						return err
+					}
+				}
+			}
+		}}
+	cmd.Flags().BoolVar(&once, "stats", false, "show what it uses now, and end")
+	cmd.Flags().DurationVar(&interval, "interval", 5*time.Second, "time between two statistics")
+	return cmd
+}
+
 func newOCISpecCmd() *cobra.Command {
 	var bundle string
 	cmd := &cobra.Command{Use: "spec", Short: "Write a config.json to start from", Args: cobra.NoArgs,
@@ -462,7 +572,7 @@ func parseSignal(s string) (unix.Signal, error) {
 func newOCIDeleteCmd(f *ociFlags) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{Use: "delete ID", Short: "Remove a stopped container and all that is its", Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error { return f.engine.Delete(args[0], force) }}
+		RunE: func(cmd *cobra.Command, args []string) error { return f.engine.Delete(cmd.Context(), args[0], force) }}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill it first; also removes what a crash has left")
 	return cmd
 }

@@ -199,7 +199,7 @@ cat /proc/self/cgroup; nproc; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/stat
 		g.run("sh", "-c", "powerd-oci run -d -b /c --pid-file /tmp/pid e1 </dev/null >/dev/null 2>&1")
 		r, err := g.Run(t.Context(), "powerd-oci", "exec", "--cwd", "/tmp", "-e", "A=b", "-u", "7:8", "e1", "sh", "-c",
 			`hostname; pwd; echo $A; id -u; id -g; cat /proc/self/cgroup; [ $(cut -d. -f1 /proc/uptime) -gt 1000000 ] && echo later; ls /proc/self/fd | wc -l; cat /proc/1/comm; readlink /proc/self/ns/mnt | cut -d: -f1; exit 4`)
-		if want := "e1\n/tmp\nb\n7\n8\n0::/\nlater\n4\nsh\nmnt\n"; err != nil || r.Code != 4 || string(r.Stdout) != want {
+		if want := "e1\n/tmp\nb\n7\n8\n0::/\nlater\n4\nsleep\nmnt\n"; err != nil || r.Code != 4 || string(r.Stdout) != want {
 			t.Errorf("exec: %v, code %d\n%s%s\nwant:\n%s", err, r.Code, r.Stdout, r.Stderr, want)
 		}
 		if r, err := g.Run(t.Context(), "powerd-oci", "exec", "e1", "nonesuch"); err != nil || r.Code != 1 || !strings.Contains(string(r.Stderr), `cannot run "nonesuch": no such file`) {
@@ -233,6 +233,56 @@ cat /proc/self/cgroup; nproc; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/stat
 		}
 		g.run("powerd-oci", "delete", "e1")
 		g.left()
+	})
+
+	t.Run("limits, update, events, systemd", func(t *testing.T) {
+		g.t = t
+		for _, systemd := range []bool{false, true} {
+			s := bundle("sh", "-c", "cat /dev/kernel; sleep 1000")
+			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/kernel", Type: "c", Major: 1, Minor: 11}}
+			s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
+			s.Linux.Resources.CPU.Quota, s.Linux.Resources.CPU.Period = ptr(int64(50000)), ptr(uint64(100000))
+			s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(int64(64 << 20))}
+			cli, cgroup := []string{"powerd-oci"}, "/powerd-oci/l1"
+			if systemd {
+				cli, cgroup = append(cli, "--systemd-cgroup"), "/system.slice/powerd-l1.scope"
+				s.Linux.CgroupsPath = "system.slice:powerd:l1"
+			}
+			g.put(s)
+			g.run("sh", "-c", strings.Join(cli, " ")+" run -d -b /c --pid-file /tmp/pid l1 </dev/null >/tmp/out 2>&1")
+			if got := g.text("/proc/" + g.text("/tmp/pid") + "/cgroup"); got != "0::"+cgroup {
+				t.Errorf("systemd %v: it is in cgroup %q", systemd, got)
+			}
+			files := func(want ...string) {
+				t.Helper()
+				for i := 0; i < len(want); i += 2 {
+					if got := g.text("/sys/fs/cgroup" + cgroup + "/" + want[i]); got != want[i+1] {
+						t.Errorf("systemd %v: %s is %q, want %q", systemd, want[i], got, want[i+1])
+					}
+				}
+			}
+			files("cpu.max", "50000 100000", "memory.max", "67108864", "pids.max", "20", "cpuset.cpus", "1")
+			g.run("powerd-oci", "update", "--cpu-quota", "30000", "--memory", "33554432", "--pids-limit", "9", "l1")
+			files("cpu.max", "30000 100000", "memory.max", "33554432", "pids.max", "9")
+			if r, err := g.Run(t.Context(), "powerd-oci", "update", "--cpuset-cpus", "77", "l1"); err != nil || r.Code != 1 || !strings.Contains(string(r.Stderr), "linux.resources.cpu.cpus") {
+				t.Errorf("update to a cpu that is not there: %v, code %d, %s", err, r.Code, r.Stderr)
+			}
+			var event struct {
+				Type string
+				Data struct{ Memory struct{ Usage struct{ Limit uint64 } } }
+			}
+			if err := json.Unmarshal([]byte(g.run("powerd-oci", "events", "--stats", "l1")), &event); err != nil || event.Type != "stats" || event.Data.Memory.Usage.Limit != 32<<20 {
+				t.Errorf("events: %+v, %v", event, err)
+			}
+			if out := g.text("/tmp/out"); !strings.Contains(out, "'/dev/kernel': Operation not permitted") {
+				t.Errorf("a device that is denied: %q", out)
+			}
+			g.run("powerd-oci", "delete", "--force", "l1")
+			if r, err := g.Run(t.Context(), "ls", "/sys/fs/cgroup"+cgroup); err != nil || r.Code == 0 {
+				t.Errorf("its cgroup is left: %v", err)
+			}
+			g.left()
+		}
 	})
 
 	t.Run("terminal", func(t *testing.T) {
@@ -278,7 +328,7 @@ cat /proc/self/cgroup; nproc; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/stat
 
 	t.Run("devices, joins, idmapped mounts", func(t *testing.T) {
 		g.t = t
-		s := bundle("sh", "-c", "stat -c '%a %u %t,%T %F' /dev/mine; head -c 3 /dev/mine | wc -c; readlink /proc/self/ns/net; cat /proc/self/oom_score_adj; stat -c %u /mnt/f; umask; uname -m; cat /proc/self/sched >/dev/null 2>&1; chrt -p $$ | head -1")
+		s := bundle("sh", "-c", "stat -c '%a %u %t,%T %F' /dev/mine; head -c 3 /dev/mine | wc -c; readlink /proc/self/ns/net; cat /proc/self/oom_score_adj; stat -c %u /mnt/f; umask; uname -m; grep policy /proc/self/sched | tr -d ' '")
 		s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/mine", Type: "c", Major: 1, Minor: 5, FileMode: ptr(os.FileMode(0o640)), UID: ptr(uint32(3))}}
 		s.Process.OOMScoreAdj = ptr(77)
 		s.Process.User.Umask = ptr(uint32(0o27))
@@ -290,8 +340,8 @@ cat /proc/self/cgroup; nproc; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/stat
 			UIDMappings: []specs.LinuxIDMapping{{ContainerID: 0, HostID: 4242, Size: 10}}, GIDMappings: []specs.LinuxIDMapping{{ContainerID: 0, HostID: 4242, Size: 10}}})
 		r := g.runIn(s)
 		net := strings.TrimSpace(g.run("readlink", "/proc/1/ns/net"))
-		want := "640 3 1,5 character special file\n3\n" + net + "\n77\n4242\n0027\ni686\n"
-		if r.Code != 0 || !strings.HasPrefix(string(r.Stdout), want) || !strings.Contains(string(r.Stdout), "SCHED_BATCH") {
+		want := "640 3 1,5 character special file\n3\n" + net + "\n77\n4242\n0027\ni686\npolicy:3\n" // SCHED_BATCH
+		if r.Code != 0 || string(r.Stdout) != want {
 			t.Errorf("code %d\n%s%s\nwant:\n%s", r.Code, r.Stdout, r.Stderr, want)
 		}
 		// A pid and a user namespace by path: another container's.
@@ -302,7 +352,7 @@ cat /proc/self/cgroup; nproc; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/stat
 		g.put(a)
 		g.run("sh", "-c", "powerd-oci run -d -b /c --pid-file /tmp/pid a1 </dev/null >/dev/null 2>&1")
 		pid := g.text("/tmp/pid")
-		s = bundle("sh", "-c", "readlink /proc/self/ns/user /proc/self/ns/pid; cat /proc/1/comm; cat /proc/self/uid_map")
+		s = bundle("sh", "-c", "readlink /proc/self/ns/user; readlink /proc/self/ns/pid; cat /proc/1/comm; cat /proc/self/uid_map")
 		s.Linux.Namespaces[0].Path = "/proc/" + pid + "/ns/pid"
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user", Path: "/proc/" + pid + "/ns/user"})
 		r = g.runIn(s)

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,11 +12,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/cgroups/v3"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
+	"github.com/powerd/powerd/containers/group"
 	"github.com/powerd/powerd/containers/spawn"
 )
 
@@ -25,10 +26,9 @@ type Engine struct {
 	Root string
 	// NoCgroups leaves containers in the caller's cgroup, without limits.
 	NoCgroups bool
+	// Cgroups says how cgroups are made.
+	Cgroups group.Manager
 }
-
-// ownGroup holds the cgroups of containers that name none.
-const ownGroup = "/powerd-oci"
 
 // record is state.json.
 type record struct {
@@ -36,7 +36,7 @@ type record struct {
 	// Started is the init process' start time in clock ticks since boot, so that
 	// another process of the same number is not taken for it.
 	Started uint64    `json:"powerd_start_ticks"`
-	Cgroup  string    `json:"powerd_cgroup"`
+	Cgroup  group.Ref `json:"powerd_cgroup"`
 	Created time.Time `json:"created"`
 }
 
@@ -71,9 +71,9 @@ type CreateOptions struct {
 
 // Create makes a container up to its program, which Start lets run. Its process is
 // a child of the caller's.
-func (e *Engine) Create(id, bundle string, o CreateOptions) (*specs.State, error) {
+func (e *Engine) Create(ctx context.Context, id, bundle string, o CreateOptions) (*specs.State, error) {
 	o.Detach = true
-	c, err := e.begin(id, bundle, o)
+	c, err := e.begin(ctx, id, bundle, o)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ type created struct {
 	receive func() (*Terminal, error) // nil without a terminal for us
 }
 
-func (e *Engine) begin(id, bundle string, o CreateOptions) (*created, error) {
+func (e *Engine) begin(ctx context.Context, id, bundle string, o CreateOptions) (*created, error) {
 	dir, err := e.dir(id)
 	if err != nil {
 		return nil, err
@@ -117,46 +117,47 @@ func (e *Engine) begin(id, bundle string, o CreateOptions) (*created, error) {
 		return nil, fmt.Errorf("cannot create container %s: %v", id, err)
 	}
 	r := &record{State: specs.State{Version: specs.Version, ID: id, Status: specs.StateCreating, Bundle: bundle, Annotations: spec.Annotations}, Created: time.Now().UTC()}
-	c, err := e.create(dir, r, spec, rootfs, o)
+	c, err := e.create(ctx, dir, r, spec, rootfs, o)
 	if err == nil && o.Started != nil {
 		if err = o.Started(r.Pid); err != nil {
 			c.process.Close()
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(err, e.destroy(dir, r))
+		return nil, errors.Join(err, e.destroy(ctx, dir, r))
 	}
 	return c, nil
 }
 
-func (e *Engine) create(dir string, r *record, spec *specs.Spec, rootfs string, o CreateOptions) (*created, error) {
-	var group *os.File
+func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.Spec, rootfs string, o CreateOptions) (*created, error) {
 	if !e.NoCgroups {
-		if cgroups.Mode() != cgroups.Unified {
-			return nil, errors.New("cannot make a cgroup: this host has no cgroup v2 hierarchy alone; --cgroup-manager=none runs without limits")
-		}
-		r.Cgroup = spec.Linux.CgroupsPath
-		if r.Cgroup == "" {
-			r.Cgroup = ownGroup + "/" + r.ID
-		}
-		r.Cgroup = filepath.Join("/", r.Cgroup)
-		// Whatever is in the container's cgroup ends with it: it must be its own.
-		if _, err := os.Stat(filepath.Join("/sys/fs/cgroup", r.Cgroup)); err == nil {
-			group := r.Cgroup
-			r.Cgroup = ""
-			return nil, field("linux.cgroupsPath", "cgroup %s is there already", group)
+		var err error
+		if r.Cgroup, err = e.Cgroups.Path(ctx, spec.Linux.CgroupsPath, r.ID); err != nil {
+			return nil, fmt.Errorf("cannot create container %s: %w", r.ID, err)
 		}
 	}
 	// First the record, so that whatever happens delete finds it all.
 	if err := errors.Join(e.save(dir, r), saveConfig(dir, spec)); err != nil {
 		return nil, err
 	}
-	if r.Cgroup != "" {
-		var err error
-		if group, err = makeCgroup(r.Cgroup, spec.Linux.Resources); err != nil {
+	var home *os.File
+	if !e.NoCgroups {
+		o := group.Options{Annotations: spec.Annotations}
+		if uid, ok := group.Owner(spec); ok {
+			o.Owner = &uid
+		}
+		g, err := e.Cgroups.Create(ctx, r.Cgroup, spec.Linux.Resources, o)
+		if err != nil {
+			if errors.Is(err, fs.ErrExist) {
+				r.Cgroup = group.Ref{} // another's, and not to be removed
+			}
+			return nil, fmt.Errorf("cannot create container %s: %w", r.ID, err)
+		}
+		defer g.Close()
+		r.Cgroup, home = g.Ref, g.Dir
+		if err := e.save(dir, r); err != nil {
 			return nil, err
 		}
-		defer group.Close()
 	}
 	fifo := filepath.Join(dir, "start")
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
@@ -204,12 +205,12 @@ func (e *Engine) create(dir string, r *record, spec *specs.Spec, rootfs string, 
 	for i := range o.Preserve {
 		s.Keep(spawn.FD(3 + i))
 	}
-	p, err := spawn.Start(s, spawn.Options{Namespaces: namespaces.clone, Cgroup: group})
+	p, err := spawn.Start(s, spawn.Options{Namespaces: namespaces.clone, Cgroup: home})
 	if err != nil {
 		return nil, fmt.Errorf("cannot create container %s: %w", r.ID, err)
 	}
 	t.started()
-	err = e.accompany(p, r, spec, namespaces, t, before)
+	err = e.accompany(ctx, p, r, spec, namespaces, t, before)
 	if err != nil {
 		werr := p.Wait()
 		unix.Kill(p.Pid, unix.SIGKILL) //nolint:errcheck // it has ended
@@ -233,7 +234,7 @@ func (e *Engine) create(dir string, r *record, spec *specs.Spec, rootfs string, 
 var errHook = errors.New("the container is given up")
 
 // accompany does the runtime's part while the script runs, until all is prepared.
-func (e *Engine) accompany(p *spawn.Process, r *record, spec *specs.Spec, namespaces *plan, t *talk, hooks bool) (err error) {
+func (e *Engine) accompany(ctx context.Context, p *spawn.Process, r *record, spec *specs.Spec, namespaces *plan, t *talk, hooks bool) (err error) {
 	giveUp := func(err error) error {
 		t.Close() // the script ends where it waits
 		return fmt.Errorf("%w: %w", errHook, err)
@@ -264,11 +265,11 @@ func (e *Engine) accompany(p *spawn.Process, r *record, spec *specs.Spec, namesp
 		lists := hookLists(spec.Hooks)
 		state := r.State
 		for _, name := range []string{"prestart", "createRuntime"} {
-			if err := runHooks(name, lists[name], state); err != nil {
+			if err := runHooks(ctx, name, lists[name], state); err != nil {
 				return giveUp(err)
 			}
 		}
-		if err := runHooksInside("createContainer", lists["createContainer"], state); err != nil {
+		if err := runHooksInside(ctx, "createContainer", lists["createContainer"], state); err != nil {
 			return giveUp(err)
 		}
 		t.answer()
@@ -354,7 +355,7 @@ func (e *Engine) load(id string) (dir string, r *record, err error) {
 		r.Status = specs.StateRunning
 		if _, err := os.Stat(filepath.Join(dir, "start")); err == nil {
 			r.Status = specs.StateCreated
-		} else if frozen(r.Cgroup) {
+		} else if r.frozen() {
 			r.Status = StatePaused
 		}
 	}
@@ -387,7 +388,7 @@ func (e *Engine) State(id string) (*specs.State, error) {
 }
 
 // Start lets a created container's program run.
-func (e *Engine) Start(id string) error {
+func (e *Engine) Start(ctx context.Context, id string) error {
 	dir, r, err := e.load(id)
 	if err != nil {
 		return err
@@ -400,7 +401,7 @@ func (e *Engine) Start(id string) error {
 		return err
 	}
 	hooks := hookLists(spec.Hooks)
-	if err := runHooksInside("startContainer", hooks["startContainer"], r.State); err != nil {
+	if err := runHooksInside(ctx, "startContainer", hooks["startContainer"], r.State); err != nil {
 		return errors.Join(fmt.Errorf("cannot start container %s: %w", id, err), r.signal(unix.SIGKILL))
 	}
 	fifo := filepath.Join(dir, "start")
@@ -416,7 +417,7 @@ func (e *Engine) Start(id string) error {
 		return err
 	}
 	r.Status = specs.StateRunning
-	return runHooks("poststart", hooks["poststart"], r.State)
+	return runHooks(ctx, "poststart", hooks["poststart"], r.State)
 }
 
 // Kill sends a signal to a container's first process, or to all.
@@ -425,8 +426,8 @@ func (e *Engine) Kill(id string, sig unix.Signal, all bool) error {
 	if err != nil {
 		return err
 	}
-	if all && r.Cgroup != "" {
-		pids, err := cgroupPids(r.Cgroup)
+	if all && r.Cgroup.Path != "" {
+		pids, err := r.Cgroup.Pids(true)
 		for _, pid := range pids {
 			if kerr := unix.Kill(pid, sig); kerr != nil && kerr != unix.ESRCH {
 				err = errors.Join(err, fmt.Errorf("cannot signal process %d: %w", pid, kerr))
@@ -459,7 +460,7 @@ func (r *record) signal(sig unix.Signal) error {
 
 // Delete removes a stopped container and all that is its; with force a running
 // one too, and what a crash has left of one.
-func (e *Engine) Delete(id string, force bool) error {
+func (e *Engine) Delete(ctx context.Context, id string, force bool) error {
 	dir, r, err := e.load(id)
 	if err != nil {
 		return err
@@ -468,26 +469,25 @@ func (e *Engine) Delete(id string, force bool) error {
 		return fmt.Errorf("cannot delete container %s: it is %s; --force kills it first", id, r.Status)
 	}
 	spec, serr := Load(dir)
-	if err := e.destroy(dir, r); err != nil {
+	if err := e.destroy(ctx, dir, r); err != nil {
 		return err
 	}
 	if serr == nil { // the hooks' failure does not keep a container
 		r.Status, r.Pid = specs.StateStopped, 0
-		return runHooks("poststop", hookLists(spec.Hooks)["poststop"], r.State)
+		return runHooks(ctx, "poststop", hookLists(spec.Hooks)["poststop"], r.State)
 	}
 	return nil
 }
 
-func (e *Engine) destroy(dir string, r *record) error {
+func (e *Engine) destroy(ctx context.Context, dir string, r *record) error {
 	if r.Pid != 0 {
 		if err := r.signal(unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 			return err
 		}
 	}
-	if r.Cgroup != "" {
-		group := filepath.Join("/sys/fs/cgroup", r.Cgroup)
-		if err := os.WriteFile(filepath.Join(group, "cgroup.kill"), []byte("1"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("cannot kill what is in cgroup %s: %v", r.Cgroup, err)
+	if r.Cgroup.Path != "" {
+		if err := r.Cgroup.Remove(ctx); err != nil {
+			return fmt.Errorf("cannot delete container %s: %w", r.ID, err)
 		}
 	}
 	deadline := time.Now().Add(10 * time.Second)
@@ -500,22 +500,6 @@ func (e *Engine) destroy(dir string, r *record) error {
 			return fmt.Errorf("cannot delete container %s: its process %d does not end", r.ID, r.Pid)
 		}
 		time.Sleep(wait)
-	}
-	if r.Cgroup != "" {
-		group := filepath.Join("/sys/fs/cgroup", r.Cgroup)
-		for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-			err := removeGroups(group)
-			if err == nil {
-				break
-			}
-			if time.Now().After(deadline) {
-				return fmt.Errorf("cannot remove cgroup %s: %v", r.Cgroup, err)
-			}
-			time.Sleep(wait)
-		}
-		if filepath.Dir(r.Cgroup) == ownGroup {
-			os.Remove(filepath.Dir(group)) //nolint:errcheck // others may be in it
-		}
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("cannot remove state: %v", err)
@@ -541,13 +525,13 @@ func (e *Engine) List() ([]specs.State, error) {
 // Run creates and starts a container, waits for its program and deletes it. It
 // returns the program's exit code, 128 + the signal that ended it. Signals that
 // arrive on the channel are passed on. Detached, it returns once the program runs.
-func (e *Engine) Run(id, bundle string, o CreateOptions, signals <-chan os.Signal) (code int, err error) {
-	c, err := e.begin(id, bundle, o)
+func (e *Engine) Run(ctx context.Context, id, bundle string, o CreateOptions, signals <-chan os.Signal) (code int, err error) {
+	c, err := e.begin(ctx, id, bundle, o)
 	if err != nil {
 		return 0, err
 	}
 	defer c.process.Pidfd.Close()
-	err = e.Start(id)
+	err = e.Start(ctx, id)
 	if err == nil {
 		if err = c.process.Wait(); err != nil {
 			err = fmt.Errorf("cannot start container %s: %w", id, err)
@@ -556,7 +540,7 @@ func (e *Engine) Run(id, bundle string, o CreateOptions, signals <-chan os.Signa
 	if o.Detach && err == nil {
 		return 0, nil
 	}
-	defer func() { err = errors.Join(err, e.Delete(id, true)) }()
+	defer func() { err = errors.Join(err, e.Delete(ctx, id, true)) }()
 	if err != nil {
 		return 0, err
 	}

@@ -1,64 +1,61 @@
 package oci
 
 import (
-	"errors"
+	"context"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
-	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/powerd/powerd/containers/group"
 )
 
 // StatePaused is a running container whose cgroup is frozen.
 const StatePaused specs.ContainerState = "paused"
 
-// Pause freezes all processes of a container, and waits until they are.
-//
-// See https://docs.kernel.org/admin-guide/cgroup-v2.html, cgroup.freeze.
-func (e *Engine) Pause(id string) error { return e.freeze(id, specs.StateRunning, true) }
-
-// Resume lets a paused container's processes go on.
-func (e *Engine) Resume(id string) error { return e.freeze(id, StatePaused, false) }
-
-func (e *Engine) freeze(id string, from specs.ContainerState, to bool) error {
-	verb, value := "resume", "0"
-	if to {
-		verb, value = "pause", "1"
+func (r *record) frozen() bool {
+	if r.Cgroup.Path == "" {
+		return false
 	}
+	frozen, err := r.Cgroup.Frozen()
+	return err == nil && frozen
+}
+
+// withCgroup finds a container that has processes and a cgroup of its own.
+func (e *Engine) withCgroup(verb, id string) (*record, error) {
 	_, r, err := e.load(id)
+	switch {
+	case err != nil:
+		return nil, err
+	case r.Pid == 0:
+		return nil, fmt.Errorf("cannot %s container %s: container not running: it is %s", verb, id, r.Status)
+	case r.Cgroup.Path == "":
+		return nil, fmt.Errorf("cannot %s container %s: it has no cgroup of its own", verb, id)
+	}
+	return r, nil
+}
+
+// Pause freezes all processes of a running container, and waits until they are.
+func (e *Engine) Pause(ctx context.Context, id string) error {
+	r, err := e.withCgroup("pause", id)
 	if err != nil {
 		return err
 	}
-	switch {
-	case r.Status != from:
-		return fmt.Errorf("cannot %s container %s: it is %s", verb, id, r.Status)
-	case r.Cgroup == "":
-		return fmt.Errorf("cannot %s container %s: it has no cgroup of its own", verb, id)
+	if r.Status != specs.StateRunning {
+		return fmt.Errorf("cannot pause container %s: it is %s", id, r.Status)
 	}
-	dir := filepath.Join("/sys/fs/cgroup", r.Cgroup)
-	if err := os.WriteFile(filepath.Join(dir, "cgroup.freeze"), []byte(value), 0); err != nil {
-		return fmt.Errorf("cannot %s container %s: %v", verb, id, err)
+	return r.Cgroup.Freeze(ctx)
+}
+
+// Resume lets a paused container's processes go on.
+func (e *Engine) Resume(ctx context.Context, id string) error {
+	r, err := e.withCgroup("resume", id)
+	if err != nil {
+		return err
 	}
-	deadline := time.Now().Add(10 * time.Second)
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		data, err := os.ReadFile(filepath.Join(dir, "cgroup.events"))
-		if err != nil {
-			return fmt.Errorf("cannot %s container %s: %v", verb, id, err)
-		}
-		if strings.Contains(string(data), "frozen "+value) {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			err := fmt.Errorf("cannot %s container %s: its processes do not stop within 10 s", verb, id)
-			if to { // as it was
-				err = errors.Join(err, os.WriteFile(filepath.Join(dir, "cgroup.freeze"), []byte("0"), 0))
-			}
-			return err
-		}
-		time.Sleep(wait)
+	if r.Status != StatePaused {
+		return fmt.Errorf("cannot resume container %s: it is %s", id, r.Status)
 	}
+	return r.Cgroup.Thaw(ctx)
 }
 
 // Pids are a container's processes, by their numbers outside.
@@ -70,8 +67,37 @@ func (e *Engine) Pids(id string) ([]int, error) {
 	switch {
 	case r.Pid == 0:
 		return nil, fmt.Errorf("cannot list the processes of container %s: container not running: it is %s", id, r.Status)
-	case r.Cgroup == "":
+	case r.Cgroup.Path == "":
 		return []int{r.Pid}, nil
 	}
-	return cgroupPids(r.Cgroup)
+	return r.Cgroup.Pids(true)
+}
+
+// Update changes those limits of a container that are given: all, or with an error
+// none.
+func (e *Engine) Update(ctx context.Context, id string, limits *specs.LinuxResources) error {
+	r, err := e.withCgroup("update", id)
+	if err != nil {
+		return err
+	}
+	return r.Cgroup.Update(ctx, limits)
+}
+
+// Stats is what a container's cgroup has used.
+func (e *Engine) Stats(id string) (*group.Stats, error) {
+	r, err := e.withCgroup("read the statistics of", id)
+	if err != nil {
+		return nil, err
+	}
+	return r.Cgroup.Stats()
+}
+
+// OOM tells how many of a container's processes the kernel has killed for want of
+// memory, each time that there are more. It closes when the container has ended.
+func (e *Engine) OOM(ctx context.Context, id string) (<-chan uint64, error) {
+	r, err := e.withCgroup("watch", id)
+	if err != nil {
+		return nil, err
+	}
+	return r.Cgroup.OOM(ctx)
 }

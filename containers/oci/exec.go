@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -111,12 +110,12 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 	if err := checkProcess(o.Process, "process"); err != nil {
 		return 0, err
 	}
-	var group *os.File
-	if r.Cgroup != "" {
-		if group, err = os.OpenFile(filepath.Join("/sys/fs/cgroup", r.Cgroup), unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+	var home *os.File
+	if r.Cgroup.Path != "" {
+		if home, err = os.OpenFile(r.Cgroup.Folder(), unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
 			return 0, fmt.Errorf("cannot exec in container %s: %v", id, err)
 		}
-		defer group.Close()
+		defer home.Close()
 	}
 	b := &builder{spec: spec}
 	in := identity{preserve: o.Preserve}
@@ -143,7 +142,7 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 	if err := b.program(o.Process, func() {}); err != nil {
 		return 0, err
 	}
-	p, err := spawn.Start(&b.Script, spawn.Options{Cgroup: group})
+	p, err := spawn.Start(&b.Script, spawn.Options{Cgroup: home})
 	if err != nil {
 		return 0, fmt.Errorf("cannot exec in container %s: %w", id, err)
 	}

@@ -48,24 +48,31 @@ func checkHooks(h *specs.Hooks) error {
 }
 
 // hookTimeout gives a hook's time, or none.
-func hookTimeout(h specs.Hook) (context.Context, context.CancelFunc) {
+func hookTimeout(ctx context.Context, h specs.Hook) (context.Context, context.CancelFunc) {
 	if h.Timeout == nil {
-		return context.WithCancel(context.TODO())
+		return context.WithCancel(ctx)
 	}
-	return context.WithTimeout(context.TODO(), time.Duration(*h.Timeout)*time.Second)
+	return context.WithTimeout(ctx, time.Duration(*h.Timeout)*time.Second)
+}
+
+func tooLong(h specs.Hook) error {
+	if h.Timeout == nil {
+		return errors.New("it was given up")
+	}
+	return fmt.Errorf("it took more than %d s", *h.Timeout)
 }
 
 // runHooks runs hooks in the runtime's namespaces, the state on their standard input.
 // The first that fails ends it.
 //
 // See https://github.com/opencontainers/runtime-spec/blob/v1.3.0/config.md#posix-platform-hooks.
-func runHooks(name string, list []specs.Hook, state specs.State) error {
+func runHooks(ctx context.Context, name string, list []specs.Hook, state specs.State) error {
 	for i, h := range list {
 		data, err := json.Marshal(state)
 		if err != nil {
 			return err
 		}
-		ctx, cancel := hookTimeout(h)
+		ctx, cancel := hookTimeout(ctx, h) // this hook's own
 		cmd := exec.CommandContext(ctx, h.Path)
 		if len(h.Args) > 0 {
 			cmd.Args = h.Args
@@ -78,7 +85,7 @@ func runHooks(name string, list []specs.Hook, state specs.State) error {
 		cmd.WaitDelay = time.Second // what it started may hold its pipes
 		err = cmd.Run()
 		if ctx.Err() != nil {
-			err = fmt.Errorf("it took more than %d s", *h.Timeout)
+			err = tooLong(h)
 		}
 		cancel()
 		if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
@@ -96,16 +103,16 @@ func tail(s string) string {
 }
 
 // runHooksInside runs hooks in the namespaces of a container's process.
-func runHooksInside(name string, list []specs.Hook, state specs.State) error {
+func runHooksInside(ctx context.Context, name string, list []specs.Hook, state specs.State) error {
 	for i, h := range list {
-		if err := runHookInside(h, state); err != nil {
+		if err := runHookInside(ctx, h, state); err != nil {
 			return fmt.Errorf("cannot run hooks.%s[%d] %s: %w", name, i, h.Path, err)
 		}
 	}
 	return nil
 }
 
-func runHookInside(h specs.Hook, state specs.State) error {
+func runHookInside(ctx context.Context, h specs.Hook, state specs.State) error {
 	data, err := json.Marshal(state)
 	if err != nil {
 		return err
@@ -162,12 +169,12 @@ func runHookInside(h specs.Hook, state specs.State) error {
 		inEnd.Write(data) //nolint:errcheck // who does not read it does not want it
 		inEnd.Close()
 	}()
-	ctx, cancel := hookTimeout(h)
+	ctx, cancel := hookTimeout(ctx, h)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { unix.Kill(pid, unix.SIGKILL) }) //nolint:errcheck // it has ended
 	status := waitFor(pid)
 	if !stop() {
-		return fmt.Errorf("it took more than %d s", *h.Timeout)
+		return tooLong(h)
 	}
 	if code := exitCode(status); code != 0 {
 		out.SetReadDeadline(time.Now().Add(time.Second)) //nolint:errcheck // what it started may hold the pipe

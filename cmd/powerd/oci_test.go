@@ -249,7 +249,7 @@ cat /proc/self/cgroup; nproc; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/stat
 				s.Linux.CgroupsPath = "system.slice:powerd:l1"
 			}
 			g.put(s)
-			g.run("sh", "-c", strings.Join(cli, " ")+" run -d -b /c --pid-file /tmp/pid l1 </dev/null >/tmp/out 2>&1")
+			g.run("sh", "-c", strings.Join(cli, " ")+" run -d -b /c --pid-file /tmp/pid l1 </dev/null >/tmp/out 2>&1 || { cat /tmp/out; exit 1; }")
 			if got := g.text("/proc/" + g.text("/tmp/pid") + "/cgroup"); got != "0::"+cgroup {
 				t.Errorf("systemd %v: it is in cgroup %q", systemd, got)
 			}
@@ -269,7 +269,9 @@ cat /proc/self/cgroup; nproc; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/stat
 			}
 			var event struct {
 				Type string
-				Data struct{ Memory struct{ Usage struct{ Limit uint64 } } }
+				Data struct {
+					Memory struct{ Usage struct{ Limit uint64 } }
+				}
 			}
 			if err := json.Unmarshal([]byte(g.run("powerd-oci", "events", "--stats", "l1")), &event); err != nil || event.Type != "stats" || event.Data.Memory.Usage.Limit != 32<<20 {
 				t.Errorf("events: %+v, %v", event, err)
@@ -283,6 +285,30 @@ cat /proc/self/cgroup; nproc; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/stat
 			}
 			g.left()
 		}
+	})
+
+	t.Run("seccomp", func(t *testing.T) {
+		g.t = t
+		for _, noNewPrivs := range []bool{true, false} {
+			s := bundle("sh", "-c", "mkdir /tmp/d; chmod 700 /tmp; grep Seccomp: /proc/self/status; sleep 1000")
+			s.Root.Readonly = false
+			s.Process.NoNewPrivileges = noNewPrivs
+			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{
+				{Names: []string{"mkdir", "mkdirat"}, Action: specs.ActErrno, ErrnoRet: ptr(uint(28))}, // ENOSPC
+				{Names: []string{"chmod", "fchmodat"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 1, Value: 0o700, Op: specs.OpEqualTo}}},
+				{Names: []string{"fchmodat"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 2, Value: 0o700, Op: specs.OpEqualTo}}}}}
+			g.put(s)
+			g.run("sh", "-c", "powerd-oci run -d -b /c s1 </dev/null >/tmp/out 2>&1 || { cat /tmp/out; exit 1; }")
+			r, err := g.Run(t.Context(), "powerd-oci", "exec", "s1", "sh", "-c", "mkdir /tmp/d; chmod 701 /tmp && echo changed; chmod 1777 /tmp; grep Seccomp: /proc/self/status")
+			if err != nil || string(r.Stdout) != "changed\nSeccomp:\t2\n" || !strings.Contains(string(r.Stderr), "No space left") {
+				t.Errorf("exec: %v, %s%s", err, r.Stdout, r.Stderr)
+			}
+			g.run("powerd-oci", "delete", "--force", "s1")
+			if out := g.text("/tmp/out"); !strings.Contains(out, "'/tmp/d': No space left") || !strings.Contains(out, "/tmp: Operation not permitted") || !strings.Contains(out, "Seccomp:\t2") {
+				t.Errorf("the program: %s", out)
+			}
+		}
+		g.left()
 	})
 
 	t.Run("terminal", func(t *testing.T) {
@@ -408,10 +434,10 @@ cat /proc/self/cgroup; nproc; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/stat
 	t.Run("refused", func(t *testing.T) {
 		g.t = t
 		for why, change := range map[string]func(*specs.Spec){
-			"cannot run \"nonesuch\": no such file": func(s *specs.Spec) { s.Process.Args[0] = "nonesuch" },
-			"linux.seccomp: not supported yet":      func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{} },
-			"is there already":                      func(s *specs.Spec) { s.Linux.CgroupsPath = "/system.slice" },
-			"enter process.cwd":                     func(s *specs.Spec) { s.Process.Cwd = "/proc/self/fd/7" }, // CVE-2024-21626
+			"cannot run \"nonesuch\": no such file":           func(s *specs.Spec) { s.Process.Args[0] = "nonesuch" },
+			"linux.seccomp.defaultAction: there is no action": func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{} },
+			"is there already":                                func(s *specs.Spec) { s.Linux.CgroupsPath = "/system.slice" },
+			"enter process.cwd":                               func(s *specs.Spec) { s.Process.Cwd = "/proc/self/fd/7" }, // CVE-2024-21626
 			"mount /nonesuch": func(s *specs.Spec) {
 				s.Mounts = append(s.Mounts, specs.Mount{Destination: "/nonesuch", Type: "nonesuchfs"})
 			},

@@ -82,7 +82,6 @@ func check(s *specs.Spec) error {
 		name  string
 		why   string
 	}{
-		{s.Linux.Seccomp != nil, "linux.seccomp", "not supported yet"},
 		{s.Linux.IntelRdt != nil, "linux.intelRdt", "not supported yet"},
 		{s.Linux.MemoryPolicy != nil, "linux.memoryPolicy", "not supported yet"},
 		{len(s.Linux.NetDevices) > 0, "linux.netDevices", "not supported yet"},

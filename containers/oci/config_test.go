@@ -36,7 +36,6 @@ func TestParse(t *testing.T) {
 		`"linux": {"namespaces": [{"type": "mount"}], "sysctl": {"net.ipv4.ip_forward": "1"}}`:              `net.ipv4.ip_forward is not of a namespace`,
 		`"linux": {"namespaces": [{"type": "mount"}], "sysctl": {"net.../../kernel/panic": "1"}}`:           `is no name of a sysctl`,
 		`"linux": {"namespaces": [{"type": "mount"}], "cgroupsPath": "/a/.."}`:                              `linux.cgroupsPath: want the path of a cgroup of its own`,
-		`"linux": {"namespaces": [{"type": "mount"}], "seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}`:      `linux.seccomp: not supported yet`,
 		`"hostname": "x"`:                                       `hostname: it needs a uts namespace`,
 		`"hooks": {"poststop": [{"path": "x"}]}`:                `hooks.poststop[0].path: want an absolute path, not "x"`,
 		`"hooks": {"prestart": [{"path": "/x", "timeout": 0}]}`: `hooks.prestart[0].timeout: want seconds above 0`,

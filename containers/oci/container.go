@@ -195,10 +195,14 @@ func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.
 		return nil, err
 	}
 	defer namespaces.Close()
+	filter, err := compileFilter(spec)
+	if err != nil {
+		return nil, err
+	}
 	hooks := hookLists(spec.Hooks)
 	before := len(hooks["prestart"])+len(hooks["createRuntime"])+len(hooks["createContainer"]) > 0
 	s, err := script(spec, rootfs, namespaces, parts{talk: t, start: start, console: con, made: made, hooks: before,
-		identity: identity{preserve: o.Preserve, keepKeyring: o.KeepKeyring, console: con != nil}})
+		identity: identity{preserve: o.Preserve, keepKeyring: o.KeepKeyring, console: con != nil, filter: filter}})
 	if err != nil {
 		return nil, err
 	}

@@ -119,6 +119,9 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 	}
 	b := &builder{spec: spec}
 	in := identity{preserve: o.Preserve}
+	if in.filter, err = compileFilter(spec); err != nil {
+		return 0, err
+	}
 	in.proc = b.begin(o.Process)
 	for i := range o.Preserve {
 		b.Keep(spawn.FD(3 + i))

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"errors"
 	"math"
 	"os"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/powerd/powerd/containers/seccomp"
 	"github.com/powerd/powerd/containers/spawn"
 )
 
@@ -20,14 +22,8 @@ type identity struct {
 	// preserve is how many descriptors above 2 are for the program.
 	preserve    int
 	keepKeyring bool
-	filter      *filter // may be nil
-	console     bool    // its standard descriptors are a terminal's
-}
-
-// A filter is a program for seccomp(2).
-type filter struct {
-	program []unix.SockFilter
-	flags   uintptr
+	filter      *seccomp.Filter // may be nil
+	console     bool            // its standard descriptors are a terminal's
 }
 
 var ioClasses = map[specs.IOPriorityClass]int{specs.IOPRIO_CLASS_RT: 1, specs.IOPRIO_CLASS_BE: 2, specs.IOPRIO_CLASS_IDLE: 3}
@@ -88,11 +84,23 @@ func (b *builder) seccomp(in identity) {
 		return
 	}
 	var prog []byte
-	for i := range in.filter.program {
-		prog = append(prog, spawn.Struct(&in.filter.program[i])...)
+	for i := range in.filter.Program {
+		prog = append(prog, spawn.Struct(&in.filter.Program[i])...)
 	}
-	fprog := []uint64{uint64(len(in.filter.program)), uint64(b.Data(prog))}
-	b.Do("set linux.seccomp", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, in.filter.flags, words(fprog))
+	fprog := []uint64{uint64(len(in.filter.Program)), uint64(b.Data(prog))}
+	b.Do("set linux.seccomp", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, in.filter.Flags, words(fprog))
+}
+
+// compileFilter is config.json's filter, nil if it has none.
+func compileFilter(s *specs.Spec) (*seccomp.Filter, error) {
+	if s.Linux.Seccomp == nil {
+		return nil, nil
+	}
+	f, err := seccomp.Compile(s.Linux.Seccomp)
+	if fe := new(seccomp.FieldError); errors.As(err, &fe) {
+		return nil, &FieldError{fe.Field, fe.Why}
+	}
+	return f, err
 }
 
 // enabled tells whether a security module is.

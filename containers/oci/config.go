@@ -110,7 +110,7 @@ func check(s *specs.Spec) error {
 	if err := checkHooks(s.Hooks); err != nil {
 		return err
 	}
-	if p := s.Linux.CgroupsPath; strings.Contains(p, ":") || strings.IndexByte(p, 0) >= 0 || p != "" && path.Clean("/"+p) == "/" {
+	if p := s.Linux.CgroupsPath; strings.IndexByte(p, 0) >= 0 || p != "" && path.Clean("/"+p) == "/" {
 		return field("linux.cgroupsPath", "want the path of a cgroup of its own, not %q", p)
 	}
 	if err := checkNamespaces(s); err != nil {

@@ -685,7 +685,7 @@ func TestKernelRootless(t *testing.T) {
 	}
 	put("/run/systemd/system/user@1000.service.d/test.conf", "[Service]\nPAMName=\nEnvironment=XDG_RUNTIME_DIR=/run/user/1000\n")
 	for _, how := range []string{"systemd", "folders"} {
-		put("/etc/systemd/user/"+how+".service", "[Service]\nType=oneshot\nDelegate=yes\nStandardOutput=file:/run/user/1000/"+how+"\nStandardError=inherit\nEnvironment=ROOTLESS="+how+
+		put("/etc/systemd/user/"+how+".service", "[Service]\nType=oneshot\nDelegate=yes\nStandardOutput=file:/run/user/1000/out-"+how+"\nStandardError=inherit\nEnvironment=ROOTLESS="+how+
 			" "+inGuest+"=1 XDG_RUNTIME_DIR=/run/user/1000\nExecStart=/usr/bin/group.test -test.v -test.run ^TestKernelRootless$$\n")
 	}
 	command(t, "systemctl", "daemon-reload")
@@ -693,7 +693,7 @@ func TestKernelRootless(t *testing.T) {
 	// They run in cgroups of that user's systemd, as after a login.
 	for _, how := range []string{"systemd", "folders"} {
 		said, err := exec.Command("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "env", "XDG_RUNTIME_DIR=/run/user/1000", "systemctl", "--user", "start", how+".service").CombinedOutput()
-		out, _ := os.ReadFile("/run/user/1000/" + how)
+		out, _ := os.ReadFile("/run/user/1000/out-" + how)
 		out = append(out, said...)
 		if err != nil || !strings.Contains(string(out), "--- PASS: TestKernelRootless") {
 			t.Errorf("%s: %v\n%s", how, err, out)

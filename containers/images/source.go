@@ -89,8 +89,11 @@ func splitPath(ref string) (file, selector string, ok bool) {
 	if i := strings.LastIndex(ref, "@sha256:"); i >= 0 && there(ref[:i]) {
 		return ref[:i], ref[i+1:], true
 	}
-	if i := strings.LastIndex(ref, ":"); i >= 0 && there(ref[:i]) {
-		return ref[:i], ref[i+1:], true
+	// Both paths and names of docker save may have colons.
+	for i := len(ref) - 1; i > 0; i-- {
+		if ref[i] == ':' && there(ref[:i]) {
+			return ref[:i], ref[i+1:], true
+		}
 	}
 	written := ref == "." || ref == ".." || strings.HasPrefix(ref, "/") || strings.HasPrefix(ref, "./") || strings.HasPrefix(ref, "../")
 	return ref, "", written
@@ -679,7 +682,13 @@ func openLayer(ctx context.Context, b blob, limits Limits) (*layerReader, error)
 			case <-l.quit:
 				return
 			}
-			n, err := io.ReadFull(plain, b[:chunk])
+			// Not ReadFull: it calls a stream that breaks off what one that ends is.
+			n, err := 0, error(nil)
+			for b = b[:chunk]; n < chunk && err == nil; {
+				var m int
+				m, err = plain.Read(b[n:])
+				n += m
+			}
 			if left -= int64(n); left < 0 {
 				l.err = fmt.Errorf("its tar has more than %d bytes", limits.Bytes+4096*limits.Entries)
 				return
@@ -687,7 +696,7 @@ func openLayer(ctx context.Context, b blob, limits Limits) (*layerReader, error)
 			sum.Write(b[:n]) //nolint:errcheck // hashes have no errors
 			l.chunks <- b[:n]
 			if err != nil {
-				if err != io.EOF && err != io.ErrUnexpectedEOF || err == io.ErrUnexpectedEOF && n == 0 {
+				if err != io.EOF {
 					l.err = err
 				}
 				return

@@ -406,7 +406,7 @@ func (s *Store) fetch(ctx context.Context, src *source) (_ context.Context, stop
 func (s *Store) download(ctx context.Context, b blob) (*os.File, error) {
 	r, err := b.open()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot fetch %s: %w", b.digest, err)
 	}
 	defer r.Close()
 	fd, err := unix.Open(s.path("tmp"), unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)

@@ -25,7 +25,8 @@ func hookLists(h *specs.Hooks) map[string][]specs.Hook {
 		return nil
 	}
 	return map[string][]specs.Hook{
-		"prestart": h.Prestart, "createRuntime": h.CreateRuntime, "createContainer": h.CreateContainer, //nolint:staticcheck // engines still use prestart
+		//lint:ignore SA1019 engines still use prestart
+		"prestart": h.Prestart, "createRuntime": h.CreateRuntime, "createContainer": h.CreateContainer,
 		"startContainer": h.StartContainer, "poststart": h.Poststart, "poststop": h.Poststop,
 	}
 }

@@ -13,4 +13,4 @@ const elfMachine = 0
 func playerAddress() unsafe.Pointer { panic("spawn: not for this architecture") }
 
 // cloneExec refuses: there is no player for this architecture.
-func cloneExec(*cloneArgs, uintptr, *execPlan) (pid int) { return -int(unix.ENOSYS) }
+func cloneExec(unsafe.Pointer, uintptr, *execPlan) (pid int) { return -int(unix.ENOSYS) }

@@ -114,7 +114,7 @@ func (s *Script) start(program *os.File, keep []FD, o Options) (*Process, error)
 
 	syscall.ForkLock.Lock()
 	beforeFork() // blocks all signals, which the player lets through again
-	pid := cloneExec(args, unsafe.Sizeof(*args), plan)
+	pid := cloneExec(unsafe.Pointer(args), unsafe.Sizeof(*args), plan)
 	afterFork()
 	syscall.ForkLock.Unlock()
 	runtime.KeepAlive(args)

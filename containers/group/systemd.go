@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unsafe"
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
@@ -265,8 +264,8 @@ func startHolder() (*holder, error) {
 	}
 	defer unix.Close(self)
 	var s spawn.Script
-	fds := &[]unix.PollFd{{Fd: int32(self), Events: unix.POLLIN}}[0]
-	s.Do("wait for its parent's end", unix.SYS_PPOLL, unsafe.Pointer(fds), 1, 0, 0, 0)
+	s.Keep(spawn.FD(self))
+	s.Do("wait for its parent's end", unix.SYS_PPOLL, spawn.Struct(&unix.PollFd{Fd: int32(self), Events: unix.POLLIN}), 1, 0, 0, 0)
 	p, err := spawn.Start(&s, spawn.Options{})
 	if err != nil {
 		return nil, fmt.Errorf("cannot start a process for a scope: %w", err)

@@ -223,11 +223,39 @@ func (u *unpacker) opaque(m *merged) error {
 	if len(m.fds) == 1 {
 		return nil
 	}
+	if m.path == "" { // overlayfs does not look for the attribute on a layer's root
+		return u.whiteAll(m)
+	}
 	if err := unix.Fsetxattr(m.fds[0], u.xattr+"opaque", []byte("y"), 0); err != nil {
 		return fmt.Errorf("cannot make the folder opaque: %w", err)
 	}
 	closeAll(m.fds[1:])
 	m.fds, m.layers = m.fds[:1], m.layers[:1]
+	return nil
+}
+
+// whiteAll hides what is below the root, name by name.
+func (u *unpacker) whiteAll(root *merged) error {
+	names, err := root.names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		n, err := root.child(name)
+		if err != nil {
+			return err
+		}
+		switch {
+		case n.layer != 0:
+			err = unix.Mknodat(root.fds[0], name, unix.S_IFCHR, 0)
+		case n.dir != nil:
+			err = u.opaque(n.dir)
+		}
+		n.close()
+		if err != nil {
+			return fmt.Errorf("cannot hide %s: %w", name, err)
+		}
+	}
 	return nil
 }
 

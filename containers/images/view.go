@@ -78,9 +78,7 @@ func (s *stack) root() (*merged, error) {
 			m.close()
 			return nil, err
 		}
-		if !m.add(i, fd) {
-			break
-		}
+		m.add(i, fd) // overlayfs does not look whether a root is opaque
 	}
 	return m, nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"math"
 	"os"
@@ -231,6 +232,37 @@ func (u *unpacker) opaque(m *merged) error {
 	}
 	closeAll(m.fds[1:])
 	m.fds, m.layers = m.fds[:1], m.layers[:1]
+	if err := dropWhiteouts(m); err != nil {
+		return fmt.Errorf("cannot make the folder opaque: %w", err)
+	}
+	return nil
+}
+
+// dropWhiteouts removes them where there is nothing left to hide: in a folder that it
+// does not merge, overlayfs lists them as names that cannot be looked up.
+func dropWhiteouts(m *merged) error {
+	entries, err := readDir(m.fds[0], m.path)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		var st unix.Stat_t
+		switch {
+		case e.Type()&fs.ModeCharDevice != 0:
+			if err = unix.Fstatat(m.fds[0], e.Name(), &st, unix.AT_SYMLINK_NOFOLLOW); err == nil && isWhiteout(&st) {
+				err = unix.Unlinkat(m.fds[0], e.Name(), 0)
+			}
+		case e.IsDir():
+			var n *node
+			if n, err = m.child(e.Name()); err == nil {
+				err = dropWhiteouts(n.dir)
+				n.close()
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -394,6 +394,7 @@ func TestLinksStayInside(t *testing.T) {
 		dir("d", 0o755), link("d", out), file("d/e", "5"),
 		link("f", out), dir("f", 0o755), file("f/g", "6"),
 		hard("h", "abs/a"),
+		dir("deep", 0o755), link("deep/top", "/top"), file("deep/top/i", "7"), link("deep/side", "../side"), file("deep/side/j", "8"),
 	))
 	if err != nil {
 		t.Fatal(err)
@@ -402,7 +403,7 @@ func TestLinksStayInside(t *testing.T) {
 		t.Fatalf("outside: %v", left)
 	}
 	got := tree(t, dirs[0])
-	for name, want := range map[string]string{out[1:] + "/a": `"1" = h`, out[1:] + "/b": `"2"`, "self2/c": `"3"`, "absolute": `"4"`, out[1:] + "/e": `"5"`, "f/g": `"6"`, "passwd": `"not through the link"`, "h": `"1"`} {
+	for name, want := range map[string]string{out[1:] + "/a": `"1" = h`, out[1:] + "/b": `"2"`, "self2/c": `"3"`, "absolute": `"4"`, out[1:] + "/e": `"5"`, "f/g": `"6"`, "top/i": `"7"`, "side/j": `"8"`, "passwd": `"not through the link"`, "h": `"1"`} {
 		if !strings.Contains(got[name], want) {
 			t.Errorf("%s: %q, want %s", name, got[name], want)
 		}
@@ -420,7 +421,7 @@ func demoLayers(t testing.TB) [][]byte {
 			file("etc/group", "root:x:0:\nwww:x:34:\nextra:x:50:web,other\n"),
 			file("bin/su", "su").owned(0, 0, 0o4755), file("bin/ping", "ping").owned(0, 0, 0o755).xattr("security.capability", capNetRaw),
 			file("srv/a", "a").owned(33, 34, 0o640), file("srv/b", "b"), hard("srv/b2", "srv/b"), dir("opq", 0o755), file("opq/gone", "x"), file("opq/deep/gone", "x"),
-			file("wasfile", "x"), dir("wasdir", 0o755), file("wasdir/x", "x"), file("again/x", "x"), file("back/x", "x"), file("sparse", big),
+			file("wasfile", "x"), dir("wasdir", 0o755), file("wasdir/x", "x"), file("again/x", "x"), file("back/x", "x"), file("sparse", big), file("hole", big[:10000]),
 			dev("dev/null", tar.TypeChar, 1, 3), dev("dev/sda", tar.TypeBlock, 8, 0), dev("fifo", tar.TypeFifo, 0, 0),
 			file("twice", "first"), file("twice", "second"), file("var/run/x", "x"),
 		),
@@ -452,7 +453,7 @@ func TestLayersTogether(t *testing.T) {
 		"srv/b": `0100644 0:0 ` + mtime + ` "b"`, "srv/c": `0100644 0:0 ` + mtime + ` "b" = srv/b`,
 		"opq": "040755 0:0 " + mtime, "opq/here": `0100644 0:0 ` + mtime + ` "y"`, "opq/late": "040555 0:0 " + mtime,
 		"wasfile/in": `0100644 0:0 ` + mtime + ` "z"`, "wasfile": "040700 0:0 " + mtime, "again/y": `0100644 0:0 ` + mtime + ` "y"`, "back/y": `0100644 0:0 ` + mtime + ` "y"`,
-		"dev/null": "020600 0:0 " + mtime + " 1:3", "fifo": "010600 0:0 " + mtime, "twice": `0100644 0:0 ` + mtime + ` "second"`,
+		"dev/null": "020600 0:0 " + mtime + " 1:3", "fifo": "010600 0:0 " + mtime, "hole": `0100644 0:0 ` + mtime + fmt.Sprintf(" %q", digestOf(make([]byte, 10000))), "twice": `0100644 0:0 ` + mtime + ` "second"`,
 		"srv/l": "0120777 0:0 " + mtime + " -> /etc/passwd", "etc/hostname": `0100644 0:0 ` + mtime + ` "h"`,
 	}
 	for name, w := range want {
@@ -502,6 +503,10 @@ func TestLimitsOfStreams(t *testing.T) {
 	write(t, name, gzipped(t, big))
 	_, err = s.Get(t.Context(), name, Options{})
 	wantErr(t, err, `entry "bin/x": with its 2097152 bytes the layer has more than 1048576`)
+	s.Limits = defaultLimits
+	write(t, name, gzipped(t, append(tarOf(t, file("bin/x", "x")), make([]byte, maxTrailer+1)...)))
+	_, err = s.Get(t.Context(), name, Options{})
+	wantErr(t, err, "its tar has more than 67108864 bytes after its end")
 }
 
 func wantErr(t *testing.T, err error, want string) {

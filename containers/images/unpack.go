@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"math"
 	"os"
@@ -223,11 +224,70 @@ func (u *unpacker) opaque(m *merged) error {
 	if len(m.fds) == 1 {
 		return nil
 	}
+	if m.path == "" { // overlayfs does not look for the attribute on a layer's root
+		return u.whiteAll(m)
+	}
 	if err := unix.Fsetxattr(m.fds[0], u.xattr+"opaque", []byte("y"), 0); err != nil {
 		return fmt.Errorf("cannot make the folder opaque: %w", err)
 	}
 	closeAll(m.fds[1:])
 	m.fds, m.layers = m.fds[:1], m.layers[:1]
+	if err := dropWhiteouts(m); err != nil {
+		return fmt.Errorf("cannot make the folder opaque: %w", err)
+	}
+	return nil
+}
+
+// dropWhiteouts removes them where there is nothing left to hide: in a folder that it
+// does not merge, overlayfs lists them as names that cannot be looked up.
+func dropWhiteouts(m *merged) error {
+	entries, err := readDir(m.fds[0], m.path)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		var st unix.Stat_t
+		switch {
+		case e.Type()&fs.ModeCharDevice != 0:
+			if err = unix.Fstatat(m.fds[0], e.Name(), &st, unix.AT_SYMLINK_NOFOLLOW); err == nil && isWhiteout(&st) {
+				err = unix.Unlinkat(m.fds[0], e.Name(), 0)
+			}
+		case e.IsDir():
+			var n *node
+			if n, err = m.child(e.Name()); err == nil {
+				err = dropWhiteouts(n.dir)
+				n.close()
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// whiteAll hides what is below the root, name by name.
+func (u *unpacker) whiteAll(root *merged) error {
+	names, err := root.names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		n, err := root.child(name)
+		if err != nil {
+			return err
+		}
+		switch {
+		case n.layer != 0:
+			err = unix.Mknodat(root.fds[0], name, unix.S_IFCHR, 0)
+		case n.dir != nil:
+			err = u.opaque(n.dir)
+		}
+		n.close()
+		if err != nil {
+			return fmt.Errorf("cannot hide %s: %w", name, err)
+		}
+	}
 	return nil
 }
 

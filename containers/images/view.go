@@ -78,9 +78,7 @@ func (s *stack) root() (*merged, error) {
 			m.close()
 			return nil, err
 		}
-		if !m.add(i, fd) {
-			break
-		}
+		m.add(i, fd) // overlayfs does not look whether a root is opaque
 	}
 	return m, nil
 }
@@ -144,13 +142,7 @@ func (m *merged) child(name string) (*node, error) {
 func (m *merged) names() ([]string, error) {
 	seen := map[string]bool{} // false: a whiteout
 	for _, fd := range m.fds {
-		again, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return nil, err
-		}
-		d := os.NewFile(uintptr(again), m.path)
-		entries, err := d.ReadDir(-1)
-		d.Close()
+		entries, err := readDir(fd, m.path)
 		if err != nil {
 			return nil, err
 		}
@@ -177,6 +169,16 @@ func (m *merged) names() ([]string, error) {
 	}
 	slices.Sort(out)
 	return out, nil
+}
+
+func readDir(fd int, name string) ([]fs.DirEntry, error) {
+	again, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) // from its beginning
+	if err != nil {
+		return nil, err
+	}
+	d := os.NewFile(uintptr(again), name)
+	defer d.Close()
+	return d.ReadDir(-1)
 }
 
 // makeDir gives the folder that a walk goes on in where there is none, or where it

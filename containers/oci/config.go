@@ -104,6 +104,9 @@ func check(s *specs.Spec) error {
 			return field("linux.personality", "want LINUX or LINUX32 without flags, not %q", p.Domain)
 		}
 	}
+	if p := s.Linux.RootfsPropagation; p != "" && propagations[strings.TrimPrefix(p, "r")] == 0 {
+		return field("linux.rootfsPropagation", "there is no propagation %q", p)
+	}
 	if err := checkProcess(s.Process, "process"); err != nil {
 		return err
 	}

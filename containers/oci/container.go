@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
@@ -46,11 +45,14 @@ var (
 	ErrExists   = errors.New("there is one already")
 )
 
-var idPattern = regexp.MustCompile(`^[A-Za-z0-9_+.-]{1,1000}$`)
+// notInID tells what an id, the name of a folder and of a cgroup, cannot hold.
+func notInID(r rune) bool {
+	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_+.-", r))
+}
 
 func (e *Engine) dir(id string) (string, error) {
-	if !idPattern.MatchString(id) || id == "." || id == ".." {
-		return "", fmt.Errorf("cannot use container id %q: want letters, digits and _ + . -", id)
+	if id == "" || len(id) > 200 || strings.ContainsFunc(id, notInID) || id == "." || id == ".." {
+		return "", fmt.Errorf("cannot use container id %q: want up to 200 letters, digits and _ + . -", id)
 	}
 	return filepath.Join(e.Root, id), nil
 }
@@ -201,7 +203,7 @@ func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.
 	}
 	hooks := hookLists(spec.Hooks)
 	before := len(hooks["prestart"])+len(hooks["createRuntime"])+len(hooks["createContainer"]) > 0
-	s, err := script(spec, rootfs, namespaces, parts{talk: t, start: start, console: con, made: made, hooks: before,
+	s, err := script(spec, rootfs, namespaces, parts{talk: t, start: start, console: con, made: made, visit: before,
 		identity: identity{preserve: o.Preserve, keepKeyring: o.KeepKeyring, console: con != nil, filter: filter}})
 	if err != nil {
 		return nil, err

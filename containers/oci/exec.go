@@ -141,8 +141,10 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 		b.terminal(con, o.Process, false)
 		in.console = true
 	}
-	b.process(o.Process, in)
-	if err := b.program(o.Process, func() {}); err != nil {
+	if err := b.process(o.Process, in); err != nil {
+		return 0, err
+	}
+	if err := b.Exec(o.Process.Args[0], o.Process.Args, o.Process.Env, searchPath(o.Process)); err != nil {
 		return 0, err
 	}
 	p, err := spawn.Start(&b.Script, spawn.Options{Cgroup: home})

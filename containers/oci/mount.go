@@ -19,6 +19,14 @@ type mountOptions struct {
 	data             []string // the file system's own
 }
 
+// cloneFlags are those of open_tree(2) for a bind mount.
+func (o *mountOptions) cloneFlags() int {
+	if o.rbind {
+		return unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_RECURSIVE
+	}
+	return unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
+}
+
 // attributes by option; an option that takes an attribute away has it negated.
 var attributes = map[string]struct {
 	attr  uint64

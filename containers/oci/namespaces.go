@@ -84,6 +84,11 @@ func planNamespaces(s *specs.Spec) (p *plan, err error) {
 			p.steps, p.fork = true, true
 		case specs.TimeNamespace:
 			p.steps = true
+		case specs.MountNamespace:
+			// It gets the root as one of its own does; ours would lose its own.
+			if same, err := sameFile(ns.Path, "/proc/self/ns/mnt"); err != nil || same {
+				return nil, field(name, "%s is the runtime's own mount namespace: the container needs another", ns.Path)
+			}
 		}
 	}
 	if p.user {

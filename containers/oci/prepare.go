@@ -32,11 +32,7 @@ func makeMounts(s *specs.Spec, _ string) (made map[int]*os.File, err error) {
 		if !o.bind || !mapped && !(owns(s, specs.UserNamespace) && os.Geteuid() == 0) {
 			continue
 		}
-		flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
-		if o.rbind {
-			flags |= unix.AT_RECURSIVE
-		}
-		fd, err := unix.OpenTree(unix.AT_FDCWD, m.Source, flags)
+		fd, err := unix.OpenTree(unix.AT_FDCWD, m.Source, uint(o.cloneFlags()))
 		if err != nil {
 			return made, field(name+".source", "cannot take %s: %v", m.Source, err)
 		}

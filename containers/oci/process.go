@@ -110,7 +110,10 @@ func enabled(file string) bool {
 }
 
 // process makes the process who and what it is to be.
-func (b *builder) process(p *specs.Process, in identity) {
+//
+// The order matters: what the program may not do any more is taken from it late, the
+// filter last, for it may forbid all but execve.
+func (b *builder) process(p *specs.Process, in identity) error {
 	b.openProc = in.proc
 	b.stdio(p, in)
 	if s := p.Scheduler; s != nil {
@@ -132,7 +135,7 @@ func (b *builder) process(p *specs.Process, in identity) {
 	if !in.keepKeyring {
 		b.Do("make a session keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0).Ignore(syscall.ENOSYS, syscall.EPERM)
 	}
-	caps := capabilityLists(p)
+	caps := b.grantable(p)
 	for name, n := range capabilities {
 		if !slices.Contains(caps["bounding"], name) {
 			b.Do("drop "+name, unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, int(n), 0, 0, 0).Ignore(syscall.EINVAL) // unknown to the kernel
@@ -152,9 +155,6 @@ func (b *builder) process(p *specs.Process, in identity) {
 		b.Do("set process.user.umask", unix.SYS_UMASK, int(*u))
 	}
 	b.Do("keep capabilities over the change of user", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1, 0, 0, 0)
-	if !p.NoNewPrivileges {
-		b.seccomp(in) // while it may, having no other right to
-	}
 	groups := p.User.AdditionalGids
 	var list []byte
 	for i := range groups {
@@ -166,26 +166,68 @@ func (b *builder) process(p *specs.Process, in identity) {
 	}
 	b.Do("set process.user.gid", unix.SYS_SETRESGID, int(p.User.GID), int(p.User.GID), int(p.User.GID))
 	b.Do("set process.user.uid", unix.SYS_SETRESUID, int(p.User.UID), int(p.User.UID), int(p.User.UID))
-	header := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	data := new([2]unix.CapUserData)
-	for _, n := range caps["effective"] {
-		data[capabilities[n]/32].Effective |= 1 << (capabilities[n] % 32)
+	// As its user, and while a filter cannot forbid to look.
+	if err := b.Find(p.Args[0], searchPath(p)); err != nil {
+		return err
 	}
-	for _, n := range caps["permitted"] {
-		data[capabilities[n]/32].Permitted |= 1 << (capabilities[n] % 32)
+	early := in.filter != nil && !p.NoNewPrivileges
+	if early {
+		b.capset(caps, 1<<unix.CAP_SYS_ADMIN) // without no_new_privs a filter is a privilege
+	} else {
+		b.capset(caps, 0)
 	}
-	for _, n := range caps["inheritable"] {
-		data[capabilities[n]/32].Inheritable |= 1 << (capabilities[n] % 32)
-	}
-	b.Do("set process.capabilities", unix.SYS_CAPSET, spawn.Struct(header), spawn.Struct(data))
 	b.Do("clear the ambient capabilities", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0).Ignore(syscall.EINVAL)
 	for _, n := range caps["ambient"] {
-		b.Do("raise ambient "+n, unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, int(capabilities[n]), 0, 0)
+		// One that it has not is not passed on: as other runtimes do.
+		b.Do("raise ambient "+n, unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, int(capabilities[n]), 0, 0).Ignore(syscall.EPERM)
 	}
 	b.label("process.apparmorProfile", "thread-self/attr/apparmor/exec", "exec ", p.ApparmorProfile)
 	b.label("process.selinuxLabel", "thread-self/attr/exec", "", p.SelinuxLabel)
 	if p.NoNewPrivileges {
 		b.Do("set process.noNewPrivileges", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-		b.seccomp(in)
 	}
+	b.seccomp(in)
+	if early {
+		b.capset(caps, 0)
+	}
+	return nil
+}
+
+// capset sets the three sets that a process has, and more beside what is effective
+// and permitted.
+func (b *builder) capset(caps map[string][]string, more uint64) {
+	header := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	effective, permitted, inheritable := mask(caps["effective"])|more, mask(caps["permitted"])|more, mask(caps["inheritable"])
+	data := &[2]unix.CapUserData{
+		{Effective: uint32(effective), Permitted: uint32(permitted), Inheritable: uint32(inheritable)},
+		{Effective: uint32(effective >> 32), Permitted: uint32(permitted >> 32), Inheritable: uint32(inheritable >> 32)}}
+	b.Do("set process.capabilities", unix.SYS_CAPSET, spawn.Struct(header), spawn.Struct(data))
+}
+
+// mask is a set of capabilities as the kernel's bits.
+func mask(names []string) (m uint64) {
+	for _, n := range names {
+		m |= 1 << capabilities[n]
+	}
+	return m
+}
+
+// grantable are the capabilities of each list that can be given: those that the
+// runtime has. The rest is left out, as the specification allows.
+//
+// See https://github.com/opencontainers/runtime-spec/blob/v1.3.0/config.md#linux-process.
+func (b *builder) grantable(p *specs.Process) map[string][]string {
+	have := ^uint64(0)
+	if !b.user { // root of a user namespace has all
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var data [2]unix.CapUserData
+		if unix.Capget(&header, &data[0]) == nil {
+			have = uint64(data[0].Permitted) | uint64(data[1].Permitted)<<32
+		}
+	}
+	lists := capabilityLists(p)
+	for name, list := range lists {
+		lists[name] = slices.DeleteFunc(slices.Clone(list), func(n string) bool { return have&mask([]string{n}) == 0 })
+	}
+	return lists
 }

@@ -20,17 +20,15 @@ import (
 // still at hand.
 func (b *builder) mounts(rootfs string, made map[int]*os.File) (nulls []spawn.Register, err error) {
 	const what = "make the root"
-	propagation := uint64(unix.MS_SLAVE)
-	if p := b.spec.Linux.RootfsPropagation; p != "" {
-		name := strings.TrimPrefix(p, "r")
-		var ok bool
-		if propagation, ok = propagations[name]; !ok {
-			return nil, field("linux.rootfsPropagation", "there is no propagation %q", p)
+	// What is shared with the host has to be taken before nothing is any more.
+	shared := map[int]spawn.Register{}
+	for i, mount := range b.spec.Mounts {
+		if o, err := parseMountOptions(mount.Options); err == nil && o.bind && made[i] == nil && o.propagation == unix.MS_SHARED {
+			shared[i] = b.Do("mount "+mount.Destination, unix.SYS_OPEN_TREE, unix.AT_FDCWD, mount.Source, o.cloneFlags()).Save()
 		}
 	}
 	b.Do("keep mounts from the host", unix.SYS_MOUNT, 0, "/", 0, unix.MS_REC|unix.MS_SLAVE, 0)
 	m := b.Do(what, unix.SYS_OPEN_TREE, unix.AT_FDCWD, rootfs, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE).Save()
-	b.attributes(what, m, true, 0, 0, unix.MS_PRIVATE)
 	b.Do(what, unix.SYS_MOVE_MOUNT, m, "", unix.AT_FDCWD, rootfs, unix.MOVE_MOUNT_F_EMPTY_PATH)
 	b.close(m)
 	b.root = b.Do(what, unix.SYS_OPENAT, unix.AT_FDCWD, rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC).Save()
@@ -58,12 +56,12 @@ func (b *builder) mounts(rootfs string, made map[int]*os.File) (nulls []spawn.Re
 				return nil, field(fmt.Sprintf("mounts[%d].source", i), "%v", err)
 			}
 			isFile = !info.IsDir()
-			flags := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
-			if o.rbind {
-				flags |= unix.AT_RECURSIVE
+			if m, ok := shared[i]; ok {
+				mfd = m
+			} else {
+				mfd = b.Do(what, unix.SYS_OPEN_TREE, unix.AT_FDCWD, mount.Source, o.cloneFlags()).Save()
+				b.attributes(what, mfd, true, 0, 0, unix.MS_SLAVE)
 			}
-			mfd = b.Do(what, unix.SYS_OPEN_TREE, unix.AT_FDCWD, mount.Source, flags).Save()
-			b.attributes(what, mfd, true, 0, 0, unix.MS_SLAVE)
 			b.attributes(what, mfd, false, o.set, o.clear, 0)
 		} else {
 			kind := mount.Type
@@ -99,9 +97,6 @@ func (b *builder) mounts(rootfs string, made map[int]*os.File) (nulls []spawn.Re
 	}
 	for range b.spec.Linux.MaskedPaths {
 		nulls = append(nulls, b.Do("take the null device along", unix.SYS_OPEN_TREE, unix.AT_FDCWD, "/dev/null", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC).Save())
-	}
-	if propagation != unix.MS_SLAVE {
-		b.attributes("set linux.rootfsPropagation", b.root, true, 0, 0, propagation)
 	}
 	return nulls, nil
 }
@@ -186,6 +181,14 @@ func (b *builder) pivot() {
 	b.Do(what, unix.SYS_MOUNT, 0, ".", 0, unix.MS_REC|unix.MS_SLAVE, 0)
 	b.Do(what, unix.SYS_UMOUNT2, ".", unix.MNT_DETACH)
 	b.Do(what, unix.SYS_CHDIR, "/")
+	// Now, for a root cannot be pivoted to that is shared.
+	p, recursive := strings.CutPrefix(b.spec.Linux.RootfsPropagation, "r")
+	if attr := propagations[p]; attr != 0 && attr != unix.MS_SLAVE {
+		const what = "set linux.rootfsPropagation"
+		root := b.rootAgain()
+		b.attributes(what, root, recursive, 0, 0, attr)
+		b.close(root)
+	}
 }
 
 // hide makes paths read-only or unreadable, in the root itself.
@@ -222,7 +225,9 @@ func (b *builder) hide(nulls []spawn.Register) {
 		absent()
 	}
 	if b.spec.Root.Readonly {
-		b.attributes("make the root read-only", b.rootAgain(), false, unix.MOUNT_ATTR_RDONLY, 0, 0)
+		root := b.rootAgain()
+		b.attributes("make the root read-only", root, false, unix.MOUNT_ATTR_RDONLY, 0, 0)
+		b.close(root)
 	}
 }
 

@@ -18,7 +18,7 @@ type parts struct {
 	start   *os.File // read: a byte when the program may start
 	console *console // nil without process.terminal
 	made    map[int]*os.File
-	hooks   bool // the runtime has hooks to run before the pivot
+	visit   bool // the runtime has something to do in its namespaces before the pivot
 	identity
 }
 
@@ -34,34 +34,25 @@ func script(s *specs.Spec, rootfs string, pl *plan, in parts) (*spawn.Script, er
 		b.Do("set domainname", unix.SYS_SETDOMAINNAME, s.Domainname, len(s.Domainname))
 	}
 	b.Do("start a session", unix.SYS_SETSID).Ignore(syscall.EPERM)
-	own := owns(s, specs.MountNamespace)
-	var nulls []spawn.Register
-	if own {
-		var err error
-		if nulls, err = b.mounts(rootfs, in.made); err != nil {
-			return nil, err
-		}
+	nulls, err := b.mounts(rootfs, in.made)
+	if err != nil {
+		return nil, err
 	}
-	if in.hooks {
-		in.talk.ask(b, "run hooks")
+	if in.visit {
+		in.talk.ask(b, "visit its namespaces")
 	}
-	if own {
-		b.pivot()
-	} else {
-		b.root = b.rootAgain()
-	}
+	b.pivot()
 	if in.console != nil {
-		b.terminal(in.console, s.Process, own)
+		b.terminal(in.console, s.Process, true)
 	}
-	if own {
-		b.hide(nulls)
-	}
+	b.hide(nulls)
 	in.proc = proc
-	b.process(s.Process, in.identity)
-	return &b.Script, b.program(s.Process, func() {
-		in.talk.tell(b)
-		b.Do("wait to be started", unix.SYS_READ, spawn.FD(in.start.Fd()), make([]byte, 1), 1).Some()
-	})
+	if err := b.process(s.Process, in.identity); err != nil {
+		return nil, err
+	}
+	in.talk.tell(b)
+	b.Do("wait to be started", unix.SYS_READ, spawn.FD(in.start.Fd()), make([]byte, 1), 1).Some()
+	return &b.Script, b.Exec(s.Process.Args[0], s.Process.Args, s.Process.Env, searchPath(s.Process))
 }
 
 // begin does what has to be done as who the runtime is. It returns the host's /proc.
@@ -75,17 +66,13 @@ func (b *builder) begin(p *specs.Process) (proc spawn.Register) {
 	return b.Do("open /proc", unix.SYS_OPENAT, unix.AT_FDCWD, "/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC).Save()
 }
 
-// program ends a script: it finds the program, calls before, and becomes it.
-func (b *builder) program(p *specs.Process, before func()) error {
+// searchPath is where a process' program is looked for.
+func searchPath(p *specs.Process) string {
 	search := "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	for _, v := range p.Env {
 		if v, ok := strings.CutPrefix(v, "PATH="); ok {
 			search = v
 		}
 	}
-	if err := b.Find(p.Args[0], search); err != nil {
-		return err
-	}
-	before()
-	return b.Exec(p.Args[0], p.Args, p.Env, search)
+	return search
 }

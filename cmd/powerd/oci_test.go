@@ -390,6 +390,28 @@ cat /proc/self/cgroup; nproc; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/stat
 		g.left()
 	})
 
+	t.Run("tmpcopyup, propagation", func(t *testing.T) {
+		g.t = t
+		g.run("sh", "-ec", `mkdir -p /c/rootfs/up/sub; echo text > /c/rootfs/up/sub/f; chown 3:4 /c/rootfs/up/sub/f; chmod 644 /c/rootfs/up/sub/f; ln -s /etc/shadow /c/rootfs/up/link
+mkdir -p /c/shared /c/rootfs/shared; mountpoint -q /c/shared || mount --bind /c/shared /c/shared; mount --make-shared /c/shared`)
+		s := bundle("sh", "-c", "stat -c '%a %u %g' /up/sub/f; cat /up/sub/f; readlink /up/link; echo more > /up/more && ls /up | wc -l; awk '$5 == \"/\" { print $7 }' /proc/self/mountinfo | cut -d: -f1; mkdir -p /shared/in; mount -t tmpfs tmpfs /shared/in && touch /shared/in/seen")
+		s.Linux.RootfsPropagation = "shared"
+		s.Process.Capabilities.Bounding = append(s.Process.Capabilities.Bounding, "CAP_SYS_ADMIN")
+		s.Process.Capabilities.Effective, s.Process.Capabilities.Permitted = s.Process.Capabilities.Bounding, s.Process.Capabilities.Bounding
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/up", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup", "mode=755"}},
+			specs.Mount{Destination: "/shared", Type: "bind", Source: "/c/shared", Options: []string{"rbind", "rshared"}})
+		r := g.runIn(s)
+		if want := "644 3 4\ntext\n/etc/shadow\n3\nshared\n"; r.Code != 0 || string(r.Stdout) != want {
+			t.Errorf("code %d\n%s%s\nwant:\n%s", r.Code, r.Stdout, r.Stderr, want)
+		}
+		// What it mounted where it shares with the host, the host has too.
+		if got := strings.TrimSpace(g.run("ls", "/c/shared/in")); got != "seen" {
+			t.Errorf("on the host there is %q", got)
+		}
+		g.run("sh", "-ec", "umount /c/shared/in /c/shared; rm -r /c/shared /c/rootfs/shared /c/rootfs/up")
+		g.left()
+	})
+
 	// The executable of a process in a container is never powerd's, and cannot be
 	// written: neither its own, nor through an interpreter that is /proc/self/exe.
 	t.Run("CVE-2019-5736", func(t *testing.T) {

@@ -12,9 +12,10 @@ import (
 )
 
 // makeMounts makes those mounts that the runtime may make and the container may not:
-// idmapped ones, and every bind mount for a container in a user namespace of its own,
-// whose root may not reach the source. They are attached nowhere yet.
-func makeMounts(s *specs.Spec, _ string) (made map[int]*os.File, err error) {
+// idmapped ones, those that are filled before they cover something, and every bind
+// mount for a container in a user namespace of its own, whose root may not reach the
+// source. They are attached nowhere yet.
+func makeMounts(s *specs.Spec, rootfs string) (made map[int]*os.File, err error) {
 	made = map[int]*os.File{}
 	for i, m := range s.Mounts {
 		o, err := parseMountOptions(m.Options)
@@ -27,7 +28,13 @@ func makeMounts(s *specs.Spec, _ string) (made map[int]*os.File, err error) {
 			return made, field(name, "only a bind mount can be idmapped")
 		}
 		if o.copyUp {
-			return made, field(name+".options", "tmpcopyup is not supported yet")
+			if m.Type != "tmpfs" {
+				return made, field(name+".options", "tmpcopyup is for a tmpfs, not for %q", m.Type)
+			}
+			if made[i], err = copiedUp(rootfs, m.Destination, m.Source, labelled(s, m.Type, o.data)); err != nil {
+				return made, field(name, "cannot copy %s up: %v", m.Destination, err)
+			}
+			continue
 		}
 		if !o.bind || !mapped && !(owns(s, specs.UserNamespace) && os.Geteuid() == 0) {
 			continue

@@ -68,11 +68,7 @@ func (b *builder) mounts(rootfs string, made map[int]*os.File) (nulls []spawn.Re
 			if kind == "cgroup" {
 				kind = "cgroup2"
 			}
-			data := o.data
-			if label := b.spec.Linux.MountLabel; label != "" && (kind == "tmpfs" || kind == "devpts" || kind == "mqueue") {
-				data = append(slices.Clone(data), "context="+label)
-			}
-			mfd = b.newMount(what, kind, mount.Source, data, o.set)
+			mfd = b.newMount(what, kind, mount.Source, labelled(b.spec, kind, o.data), o.set)
 			ownDev = ownDev || path.Clean(mount.Destination) == "/dev"
 		}
 		b.attributes(what, mfd, true, o.recSet, o.recClear, 0)
@@ -99,6 +95,14 @@ func (b *builder) mounts(rootfs string, made map[int]*os.File) (nulls []spawn.Re
 		nulls = append(nulls, b.Do("take the null device along", unix.SYS_OPEN_TREE, unix.AT_FDCWD, "/dev/null", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC).Save())
 	}
 	return nulls, nil
+}
+
+// labelled adds linux.mountLabel to the options of a file system that takes it.
+func labelled(s *specs.Spec, kind string, options []string) []string {
+	if label := s.Linux.MountLabel; label != "" && (kind == "tmpfs" || kind == "devpts" || kind == "mqueue") {
+		return append(slices.Clone(options), "context="+label)
+	}
+	return options
 }
 
 // defaultDevices makes what every container finds in /dev.
@@ -173,12 +177,12 @@ func (b *builder) device(name string, d specs.LinuxDevice) error {
 	return nil
 }
 
-// pivot makes the root the root of the mount namespace; the old one is gone.
+// pivot makes the root the root of the mount namespace; the old one, in which all are
+// slaves by now, is gone: the host keeps its mounts.
 func (b *builder) pivot() {
 	const what = "pivot into the root"
 	b.Do(what, unix.SYS_FCHDIR, b.root)
 	b.Do(what, unix.SYS_PIVOT_ROOT, ".", ".")
-	b.Do(what, unix.SYS_MOUNT, 0, ".", 0, unix.MS_REC|unix.MS_SLAVE, 0)
 	b.Do(what, unix.SYS_UMOUNT2, ".", unix.MNT_DETACH)
 	b.Do(what, unix.SYS_CHDIR, "/")
 	// Now, for a root cannot be pivoted to that is shared.

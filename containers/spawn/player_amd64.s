@@ -53,7 +53,15 @@ a4:
 	JEQ  a5
 	MOVQ (R14)(R8*8), R8
 a5:
+	CMPQ AX, $-1 // loadTrap
+	JNE  call
+	MOVBLZX (DI), AX
+	ANDQ SI, AX
+	ADDQ DX, AX
+	JMP  came
+call:
 	SYSCALL
+came:
 	CMPQ AX, $-4095
 	JCC  failed
 	// A result of 0, the end of a pipe, may be a failure.
@@ -70,11 +78,14 @@ good:
 	JEQ  unsaved
 	MOVQ AX, -8(R14)(CX*8)
 unsaved:
-	CMPQ 144(R12), $0
+	MOVQ 144(R12), CX
+	TESTQ CX, CX
 	JEQ  next
 	TESTQ AX, AX
 	JEQ  next
-	// The parent's side of a fork: tell the child's pid and end.
+	// The parent's side of a fork: skip, or tell the child's pid and end.
+	SUBQ $2, CX
+	JGE  forgiven
 	MOVQ AX, 40(BX)
 	MOVQ $1, AX
 	MOVQ 32(BX), DI

@@ -41,7 +41,8 @@ type call struct {
 	skip [4]uintptr
 	// some demands a result above 0: a read that ends is a failure.
 	some uintptr
-	// fork ends this process and goes on in the child that the call made.
+	// fork: the call makes a child that goes on. 1 ends this process; 2 + n lets it
+	// skip n calls.
 	fork uintptr
 }
 
@@ -153,6 +154,61 @@ func (c Call) Some() Call {
 func (s *Script) Fork(what string, flags uintptr) {
 	c := s.Do(what, unix.SYS_CLONE, flags|unix.CLONE_PARENT|uintptr(syscall.SIGCHLD), 0, 0, 0, 0)
 	s.calls[c.at].fork = 1
+}
+
+// Split adds a clone after which the child goes on with the calls that follow, and this
+// process where parent is called. The result, if saved, is the child's pid, 0 in the
+// child.
+func (s *Script) Split(what string, flags uintptr) (c Call, parent func()) {
+	c = s.Do(what, unix.SYS_CLONE, flags|uintptr(syscall.SIGCHLD), 0, 0, 0, 0)
+	return c, func() { s.calls[c.at].fork = uintptr(2 + len(s.calls) - c.at - 1) }
+}
+
+// loadTrap is the player's own call.
+const loadTrap = ^uintptr(0)
+
+// Load gives the byte at an address & mask + plus.
+func (s *Script) Load(what string, at Addr, mask, plus int) Call {
+	return s.Do(what, loadTrap, at, mask, plus)
+}
+
+// Jump goes on at a call, by its index as Len told.
+func (s *Script) Jump(to int) {
+	c := s.Do("jump", unix.SYS_CLOSE, -1) // always fails, with EBADF
+	c.SkipOn(syscall.EBADF, to-c.at-1)
+}
+
+// Init lets this process stay as the init of what follows: the calls that are added
+// next, up to the execve, are the program's, and done ends them. The init passes the
+// signals it gets to the program, waits for all children that end, and ends with the
+// program's exit code, 128 + the signal that ended it.
+func (s *Script) Init() (done func()) {
+	set := func(bits uint64) []byte { return Struct(&bits) }
+	mask := func(what string, bits uint64) {
+		s.Do(what, unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, set(bits), 0, 8)
+	}
+	s.Do("take orphans in", unix.SYS_PRCTL, unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+	mask("hold signals back", ^uint64(0))
+	c, parent := s.Split("make the program's process", 0)
+	child := c.Save()
+	mask("let signals through", 0)
+	return func() {
+		parent()
+		s.Do("close all descriptors", unix.SYS_CLOSE_RANGE, 3, uint64(1<<32-1), 0)
+		status := s.Data(make([]byte, 8))
+		next := s.Len()
+		sig := s.Do("wait for a signal", unix.SYS_RT_SIGTIMEDWAIT, set(^uint64(0)), 0, 0, 8).Save()
+		s.Do("pass a signal on", unix.SYS_KILL, child, sig).Ignore(syscall.ESRCH, syscall.EPERM)
+		reap := s.Len()
+		c := s.Do("wait for a child", unix.SYS_WAIT4, -1, status, unix.WNOHANG, 0).Some()
+		c.SkipOn(syscall.EPIPE, next-c.at-1) // none has ended
+		s.Do("look for the program", unix.SYS_KILL, child, 0).Ignore(syscall.EPERM).SkipOn(syscall.ESRCH, 1)
+		s.Jump(reap)
+		const code = "tell the exit code"
+		s.Load(code, status, 0x7f, 0).Some().SkipOn(syscall.EPIPE, 2) // no signal
+		s.Do(code, unix.SYS_EXIT_GROUP, s.Load(code, status, 0x7f, 128).Save())
+		s.Do(code, unix.SYS_EXIT_GROUP, s.Load(code, status+1, 0xff, 0).Save())
+	}
 }
 
 // Pointers makes a NULL-terminated array of C strings, as execve takes.

@@ -224,3 +224,50 @@ func BenchmarkStart(b *testing.B) {
 		p.Pidfd.Close()
 	}
 }
+
+// An init passes signals on, waits for orphans, and ends as its program does.
+func TestInit(t *testing.T) {
+	for program, want := range map[string]int{
+		"exit 7":                       7,
+		"exit 0":                       0,
+		"kill -9 $$":                   128 + 9,
+		"kill -TERM $PPID; exec sleep 1000": 128 + 15,
+		"trap 'exit 5' INT; kill -INT $PPID; while :; do sleep 0.01; done": 5,
+		// Orphans that end are gone, not zombies: the init's only child is the shell.
+		"(sleep 0.01 & sleep 0.02 &); sleep 0.2; [ $(cat /proc/$PPID/task/$PPID/children | wc -w) = 1 ] && exit 4": 4,
+	} {
+		var s Script
+		done := s.Init()
+		if err := s.Exec("/bin/sh", []string{"sh", "-c", program}, []string{"PATH=/usr/bin:/bin"}, ""); err != nil {
+			t.Fatal(err)
+		}
+		done()
+		p, err := Start(&s, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if code := finish(t, p.Pid); code != want {
+			t.Errorf("%s: code %d, want %d", program, code, want)
+		}
+	}
+	// A program that is not there is told as without an init.
+	var s Script
+	done := s.Init()
+	if err := s.Exec("/nonesuch", []string{"x"}, nil, ""); err != nil {
+		t.Fatal(err)
+	}
+	done()
+	p, err := Start(&s, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); !errors.Is(err, syscall.ENOENT) {
+		t.Errorf("%v", err)
+	}
+	if code := finish(t, p.Pid); code != 127 {
+		t.Errorf("code %d", code)
+	}
+}

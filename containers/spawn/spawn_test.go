@@ -228,9 +228,9 @@ func BenchmarkStart(b *testing.B) {
 // An init passes signals on, waits for orphans, and ends as its program does.
 func TestInit(t *testing.T) {
 	for program, want := range map[string]int{
-		"exit 7":                       7,
-		"exit 0":                       0,
-		"kill -9 $$":                   128 + 9,
+		"exit 7":                            7,
+		"exit 0":                            0,
+		"kill -9 $$":                        128 + 9,
 		"kill -TERM $PPID; exec sleep 1000": 128 + 15,
 		"trap 'exit 5' INT; kill -INT $PPID; while :; do sleep 0.01; done": 5,
 		// Orphans that end are gone, not zombies: the init's only child is the shell.

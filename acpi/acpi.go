@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/powerd/powerd/internal/cpuset"
 	"github.com/powerd/powerd/internal/sysfs"
@@ -198,12 +199,12 @@ func (info *Info) tables(r *sysfs.Reader) {
 	}
 }
 
-var numbered = regexp.MustCompile(`^(.*?)(\d*)$`)
+var numbered = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(.*?)(\d*)$`) })
 
 // loadOrder is the order in which the kernel loads tables: the DSDT, then SSDTs
 // by number.
 func loadOrder(a, b string) int {
-	an, bn := numbered.FindStringSubmatch(path.Base(a)), numbered.FindStringSubmatch(path.Base(b))
+	an, bn := numbered().FindStringSubmatch(path.Base(a)), numbered().FindStringSubmatch(path.Base(b))
 	if c := strings.Compare(an[1], bn[1]); c != 0 {
 		return c
 	}

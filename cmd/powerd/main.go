@@ -8,8 +8,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/powerd/powerd/containers/spawn"
 )
 
 func main() {
@@ -31,6 +35,19 @@ const (
 type exitCode int
 
 func (e exitCode) Error() string { return fmt.Sprintf("it ended with code %d", int(e)) }
+
+// programError is how shells tell that a program was not found, 127, or cannot be run,
+// 126; 0 of other errors.
+func programError(err error) int {
+	ce := new(spawn.CallError)
+	switch {
+	case !errors.As(err, &ce) || !strings.HasPrefix(ce.What, "run "):
+		return 0
+	case ce.Errno == unix.ENOENT || ce.Errno == unix.ENOTDIR:
+		return 127
+	}
+	return 126
+}
 
 // run is powerd without the process around it.
 func run(args []string, in io.Reader, out, errs io.Writer) int {
@@ -58,6 +75,9 @@ func execute(u *ui, root *cobra.Command, args []string, in io.Reader, out, errs 
 	u.fail(err)
 	if errors.As(err, new(usageError)) {
 		return exitUsage
+	}
+	if code := programError(err); code != 0 {
+		return code
 	}
 	return exitFailed
 }

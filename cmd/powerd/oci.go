@@ -519,15 +519,11 @@ func newOCIListCmd(u *ui, f *ociFlags) *cobra.Command {
 				u.printf("%s\n", data)
 				return err
 			case "table":
-				t := section{title: "ID"}
-				t.row("PID", "STATUS", "BUNDLE")
-				sections := []section{t}
+				rows := [][]string{{"ID", "PID", "STATUS", "BUNDLE"}}
 				for _, s := range all {
-					row := section{title: s.ID}
-					row.row(strconv.Itoa(s.Pid), string(s.Status), s.Bundle)
-					sections = append(sections, row)
+					rows = append(rows, []string{s.ID, strconv.Itoa(s.Pid), string(s.Status), s.Bundle})
 				}
-				u.sections(sections)
+				u.table(rows)
 				return nil
 			}
 			return usage(fmt.Errorf("cannot list as %q", format), "want table or json")

@@ -24,14 +24,17 @@ func newRootCmd(u *ui) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usage(fmt.Errorf("cannot read the command line: %v", err), "`"+cmd.CommandPath()+" --help` lists the flags")
 	})
-	root.AddCommand(
-		newCriticalCmd(u),
-		newDaemonCmd(u),
-		newInspectCmd(u),
-		newPlanCmd(u),
-		newRestoreCmd(u),
-		newStatusCmd(u),
-	)
+	root.AddGroup(&cobra.Group{ID: "energy", Title: "Energy:"}, &cobra.Group{ID: "containers", Title: "Containers:"})
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, c := range cmds {
+			c.GroupID = group
+		}
+		root.AddCommand(cmds...)
+	}
+	add("energy", newCriticalCmd(u), newDaemonCmd(u), newInspectCmd(u), newPlanCmd(u), newRestoreCmd(u), newStatusCmd(u))
+	add("containers", newRunCmd(u))
+	add("containers", newManageCmds(u)...)
+	root.AddCommand(newLaunchedCmds()...)
 	return root
 }
 

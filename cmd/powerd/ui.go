@@ -102,6 +102,25 @@ func (u *ui) sections(groups []section) {
 	}
 }
 
+// table prints rows of cells, the first of them the heads of the columns.
+func (u *ui) table(rows [][]string) {
+	groups := make([]section, 0, len(rows))
+	widths := make([]int, len(rows[0]))
+	for _, r := range rows {
+		for i, c := range r {
+			widths[i] = max(widths[i], utf8.RuneCountInString(c))
+		}
+	}
+	for _, r := range rows {
+		g := section{title: r[0], rows: [][]string{{}}}
+		for i, c := range r[1:] {
+			g.rows[0] = append(g.rows[0], pad(c, widths[i+1]))
+		}
+		groups = append(groups, g)
+	}
+	u.sections(groups)
+}
+
 func pad(s string, width int) string {
 	return s + strings.Repeat(" ", max(0, width-utf8.RuneCountInString(s)))
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
@@ -201,7 +202,7 @@ func bitmap(list string) ([]byte, error) {
 	return out, nil
 }
 
-var propertyName = regexp.MustCompile(`^[A-Za-z]{3,}$`)
+var propertyName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z]{3,}$`) })
 
 // annotations reads properties of a unit, in the text form of a D-Bus variant:
 //
@@ -216,7 +217,7 @@ func annotations(all map[string]string) ([]systemd.Property, error) {
 		if !ok {
 			continue
 		}
-		if !propertyName.MatchString(name) {
+		if !propertyName().MatchString(name) {
 			return nil, field("annotations."+key, "%q is no name of a property", name)
 		}
 		value, err := dbus.ParseVariant(all[key], dbus.Signature{})

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -98,10 +97,13 @@ type Volume struct {
 	Source      string // to be bind-mounted
 }
 
-var idPattern = regexp.MustCompile(`^[A-Za-z0-9_+.-]{1,255}$`)
+// notInID tells what an id, the name of a folder, cannot hold.
+func notInID(r rune) bool {
+	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_+.-", r))
+}
 
 func (s *Store) rootDir(id string) (string, error) {
-	if !idPattern.MatchString(id) || id == "." || id == ".." {
+	if id == "" || len(id) > 255 || strings.ContainsFunc(id, notInID) || id == "." || id == ".." {
 		return "", fmt.Errorf("cannot use root id %q: want letters, digits and _ + . -", id)
 	}
 	return s.path("roots", id), nil

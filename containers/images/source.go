@@ -19,6 +19,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -103,7 +104,7 @@ func join(file, selector string) string {
 	switch {
 	case selector == "":
 		return file
-	case digestPattern.MatchString(selector):
+	case digestPattern().MatchString(selector):
 		return file + "@" + selector
 	}
 	return file + ":" + selector
@@ -255,7 +256,9 @@ type tarEntry struct {
 
 // archiveName is what image archives have at their top: of layouts, and of docker
 // save, whose layers and configs are named by digest.
-var archiveName = regexp.MustCompile(`^(blobs|oci-layout|index\.json|manifest\.json|repositories|(sha256:)?[0-9a-f]{64}(\.json|\.tar|\.tar\.gz)?)$`)
+var archiveName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(blobs|oci-layout|index\.json|manifest\.json|repositories|(sha256:)?[0-9a-f]{64}(\.json|\.tar|\.tar\.gz)?)$`)
+})
 
 // indexTar finds the files of an image's archive. It returns nil if the tar is none,
 // but that of a root file system, as the first entry mostly tells. Without data to
@@ -278,7 +281,7 @@ func indexTar(ctx context.Context, r io.Reader, data *os.File) (tarFiles, error)
 		if name == "" || h.Typeflag == tar.TypeXGlobalHeader {
 			continue
 		}
-		if first, _, _ := strings.Cut(name, "/"); !archiveName.MatchString(first) {
+		if first, _, _ := strings.Cut(name, "/"); !archiveName().MatchString(first) {
 			return nil, nil
 		}
 		if n > 100_000 {
@@ -502,7 +505,7 @@ func choose(fsys fs.FS, what string, raw []byte, selector string, want *v1.Platf
 }
 
 func blobName(h v1.Hash) (string, error) {
-	if !digestPattern.MatchString(h.String()) {
+	if !digestPattern().MatchString(h.String()) {
 		return "", fmt.Errorf("digest %q is no sha256 digest", short(h.String()))
 	}
 	return "blobs/sha256/" + h.Hex, nil
@@ -572,7 +575,7 @@ func fromDocker(fsys fs.FS, manifest []byte, selector string) (*source, error) {
 		return nil, fmt.Errorf("%s: %w", m.Config, err)
 	}
 	src := &source{digest: digestOf(raw)}
-	if h := strings.TrimSuffix(path.Base(m.Config), ".json"); digestPattern.MatchString("sha256:"+bare(h)) && "sha256:"+bare(h) != src.digest {
+	if h := strings.TrimSuffix(path.Base(m.Config), ".json"); digestPattern().MatchString("sha256:"+bare(h)) && "sha256:"+bare(h) != src.digest {
 		return nil, fmt.Errorf("%s has digest %s, not that of its name", m.Config, src.digest)
 	}
 	if src.config, err = v1.ParseConfigFile(bytes.NewReader(raw)); err != nil {

@@ -471,7 +471,7 @@ func FuzzFiles(f *testing.F) {
 		if err != nil || src == nil {
 			return
 		}
-		if !digestPattern.MatchString(src.digest) || len(src.blobs) == 0 || len(src.blobs) != len(src.config.RootFS.DiffIDs) {
+		if !digestPattern().MatchString(src.digest) || len(src.blobs) == 0 || len(src.blobs) != len(src.config.RootFS.DiffIDs) {
 			t.Errorf("%+v", src)
 		}
 	})

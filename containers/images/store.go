@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -166,7 +167,7 @@ type refInfo struct {
 	Stamp string `json:",omitempty"`
 }
 
-var digestPattern = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+var digestPattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^sha256:[0-9a-f]{64}$`) })
 
 // bare gives a digest's name as a file; digests in records are the store's own.
 func bare(digest string) string { return strings.TrimPrefix(digest, "sha256:") }
@@ -236,7 +237,7 @@ func (s *Store) known(ref, platform string) (*Image, *refInfo, error) {
 
 // image gives an image whose layers are all there, nil if it is not so.
 func (s *Store) image(digest string) (*Image, error) {
-	if !digestPattern.MatchString(digest) {
+	if !digestPattern().MatchString(digest) {
 		return nil, fmt.Errorf("%q is no digest", digest)
 	}
 	img := &Image{}
@@ -300,7 +301,7 @@ func (src *source) check(want *v1.Platform) error {
 		return fmt.Errorf("it has %d layers, overlayfs takes %d", len(src.blobs), maxLayers)
 	}
 	for i, d := range c.RootFS.DiffIDs {
-		if !digestPattern.MatchString(d.String()) {
+		if !digestPattern().MatchString(d.String()) {
 			return fmt.Errorf("config, rootfs.diff_ids[%d]: %q is no sha256 digest", i, d)
 		}
 	}

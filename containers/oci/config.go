@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -294,6 +296,15 @@ var capabilities = func() map[string]uint {
 	}
 	return out
 }()
+
+// IsCapability tells whether there is a capability of that name.
+func IsCapability(name string) bool {
+	_, ok := capabilities[name]
+	return ok
+}
+
+// Capabilities are the names of all.
+func Capabilities() []string { return slices.Sorted(maps.Keys(capabilities)) }
 
 func capabilityLists(p *specs.Process) map[string][]string {
 	c := p.Capabilities

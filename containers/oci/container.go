@@ -67,6 +67,14 @@ type CreateOptions struct {
 	KeepKeyring bool
 	// Detach lets Run return once the program runs.
 	Detach bool
+	// Overlay, if not nil, is what the root is made of.
+	Overlay *Overlay
+	// Init leaves an init of a few kilobytes as process 1, which passes signals on and
+	// waits for orphans.
+	Init bool
+	// Visit, if not nil, is called while the container's process waits in its
+	// namespaces, before it enters its root.
+	Visit func(pid int) error
 	// Started is called with the pid, if not nil, when the container is created.
 	Started func(pid int) error
 }
@@ -202,8 +210,8 @@ func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.
 		return nil, err
 	}
 	hooks := hookLists(spec.Hooks)
-	before := len(hooks["prestart"])+len(hooks["createRuntime"])+len(hooks["createContainer"]) > 0
-	s, err := script(spec, rootfs, namespaces, parts{talk: t, start: start, console: con, made: made, visit: before,
+	before := o.Visit != nil || len(hooks["prestart"])+len(hooks["createRuntime"])+len(hooks["createContainer"]) > 0
+	s, err := script(spec, rootfs, namespaces, parts{talk: t, start: start, console: con, made: made, overlay: o.Overlay, init: o.Init, visit: before,
 		identity: identity{preserve: o.Preserve, keepKeyring: o.KeepKeyring, console: con != nil, filter: filter}})
 	if err != nil {
 		return nil, err
@@ -216,7 +224,23 @@ func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.
 		return nil, fmt.Errorf("cannot create container %s: %w", r.ID, err)
 	}
 	t.started()
-	err = e.accompany(ctx, p, r, spec, namespaces, t, before)
+	var visit func(pid int) error
+	if before {
+		visit = func(pid int) error {
+			if o.Visit != nil {
+				if err := o.Visit(pid); err != nil {
+					return err
+				}
+			}
+			for _, name := range []string{"prestart", "createRuntime"} {
+				if err := runHooks(ctx, name, hooks[name], r.State); err != nil {
+					return err
+				}
+			}
+			return runHooksInside(ctx, "createContainer", hooks["createContainer"], r.State)
+		}
+	}
+	err = e.accompany(p, r, spec, namespaces, t, visit)
 	if err != nil {
 		werr := p.Wait()
 		unix.Kill(p.Pid, unix.SIGKILL) //nolint:errcheck // it has ended
@@ -240,7 +264,7 @@ func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.
 var errHook = errors.New("the container is given up")
 
 // accompany does the runtime's part while the script runs, until all is prepared.
-func (e *Engine) accompany(ctx context.Context, p *spawn.Process, r *record, spec *specs.Spec, namespaces *plan, t *talk, hooks bool) (err error) {
+func (e *Engine) accompany(p *spawn.Process, r *record, spec *specs.Spec, namespaces *plan, t *talk, visit func(pid int) error) (err error) {
 	giveUp := func(err error) error {
 		t.Close() // the script ends where it waits
 		return fmt.Errorf("%w: %w", errHook, err)
@@ -264,18 +288,11 @@ func (e *Engine) accompany(ctx context.Context, p *spawn.Process, r *record, spe
 		r.Pid = pid
 	}
 	r.Started, _ = startTime(r.Pid)
-	if hooks {
+	if visit != nil {
 		if err := t.heard(); err != nil {
 			return errors.New("its process ended without a word")
 		}
-		lists := hookLists(spec.Hooks)
-		state := r.State
-		for _, name := range []string{"prestart", "createRuntime"} {
-			if err := runHooks(ctx, name, lists[name], state); err != nil {
-				return giveUp(err)
-			}
-		}
-		if err := runHooksInside(ctx, "createContainer", lists["createContainer"], state); err != nil {
+		if err := visit(r.Pid); err != nil {
 			return giveUp(err)
 		}
 		t.answer()

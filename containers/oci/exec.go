@@ -139,6 +139,7 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 	defer con.Close()
 	if con != nil {
 		b.terminal(con, o.Process, false)
+		b.control()
 		in.console = true
 	}
 	if err := b.process(o.Process, in); err != nil {

@@ -11,12 +11,25 @@ import (
 	"github.com/powerd/powerd/containers/spawn"
 )
 
+// madeRoot is the root among what makeMounts makes.
+const madeRoot = -1
+
+// anyFolder is where a root is mounted whose own folder root in the container's user
+// namespace may not reach. The pivot follows at once.
+const anyFolder = "/sys"
+
 // makeMounts makes those mounts that the runtime may make and the container may not:
-// idmapped ones, those that are filled before they cover something, and every bind
-// mount for a container in a user namespace of its own, whose root may not reach the
-// source. They are attached nowhere yet.
+// idmapped ones, those that are filled before they cover something, and the root and
+// every bind mount for a container in a user namespace of its own, whose root may not
+// reach the source. They are attached nowhere yet.
 func makeMounts(s *specs.Spec, rootfs string) (made map[int]*os.File, err error) {
 	made = map[int]*os.File{}
+	theirs := owns(s, specs.UserNamespace) && os.Geteuid() == 0
+	if theirs {
+		if made[madeRoot], err = takeTree(rootfs, unix.AT_RECURSIVE); err != nil {
+			return made, field("root.path", "cannot take %s: %v", rootfs, err)
+		}
+	}
 	for i, m := range s.Mounts {
 		o, err := parseMountOptions(m.Options)
 		name := fmt.Sprintf("mounts[%d]", i)
@@ -36,16 +49,11 @@ func makeMounts(s *specs.Spec, rootfs string) (made map[int]*os.File, err error)
 			}
 			continue
 		}
-		if !o.bind || !mapped && !(owns(s, specs.UserNamespace) && os.Geteuid() == 0) {
+		if !o.bind || !mapped && !theirs {
 			continue
 		}
-		fd, err := unix.OpenTree(unix.AT_FDCWD, m.Source, uint(o.cloneFlags()))
-		if err != nil {
+		if made[i], err = takeTree(m.Source, o.cloneFlags()&unix.AT_RECURSIVE); err != nil {
 			return made, field(name+".source", "cannot take %s: %v", m.Source, err)
-		}
-		made[i] = os.NewFile(uintptr(fd), m.Source)
-		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_SLAVE}); err != nil {
-			return made, field(name, "cannot keep its propagation from the host: %v", err)
 		}
 		if !mapped {
 			continue
@@ -65,13 +73,27 @@ func makeMounts(s *specs.Spec, rootfs string) (made map[int]*os.File, err error)
 		if o.ridmap {
 			at |= unix.AT_RECURSIVE
 		}
-		err = unix.MountSetattr(fd, "", at, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(user.Fd())})
+		err = unix.MountSetattr(int(made[i].Fd()), "", at, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(user.Fd())})
 		user.Close()
 		if err != nil {
 			return made, field(name, "cannot map the owners of %s: %v", m.Source, err)
 		}
 	}
 	return made, nil
+}
+
+// takeTree makes a mount of a path that no propagation leads out of.
+func takeTree(name string, recursive int) (*os.File, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|uint(recursive))
+	if err != nil {
+		return nil, err
+	}
+	tree := os.NewFile(uintptr(fd), name)
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_SLAVE}); err != nil {
+		tree.Close()
+		return nil, fmt.Errorf("cannot keep its propagation from the host: %w", err)
+	}
+	return tree, nil
 }
 
 // userNamespace makes a user namespace that holds nobody.

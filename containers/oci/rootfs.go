@@ -18,7 +18,7 @@ import (
 // mounts makes the root and all that is mounted in it, everything by descriptor.
 // It returns copies of /dev/null for the masked files, made while the host's is
 // still at hand.
-func (b *builder) mounts(rootfs string, made map[int]*os.File) (nulls []spawn.Register, err error) {
+func (b *builder) mounts(rootfs string, overlay *Overlay, made map[int]*os.File) (nulls []spawn.Register, err error) {
 	const what = "make the root"
 	// What is shared with the host has to be taken before nothing is any more.
 	shared := map[int]spawn.Register{}
@@ -28,10 +28,21 @@ func (b *builder) mounts(rootfs string, made map[int]*os.File) (nulls []spawn.Re
 		}
 	}
 	b.Do("keep mounts from the host", unix.SYS_MOUNT, 0, "/", 0, unix.MS_REC|unix.MS_SLAVE, 0)
-	m := b.Do(what, unix.SYS_OPEN_TREE, unix.AT_FDCWD, rootfs, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE).Save()
-	b.Do(what, unix.SYS_MOVE_MOUNT, m, "", unix.AT_FDCWD, rootfs, unix.MOVE_MOUNT_F_EMPTY_PATH)
-	b.close(m)
-	b.root = b.Do(what, unix.SYS_OPENAT, unix.AT_FDCWD, rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC).Save()
+	if overlay != nil {
+		if made[madeRoot] != nil {
+			return nil, errors.New("cannot make the root: an overlay is not for a user namespace of its own, whose root does not own its folders; give it a copy")
+		}
+		if err := b.overlay(rootfs, overlay); err != nil {
+			return nil, err
+		}
+	}
+	if tree := made[madeRoot]; tree != nil {
+		b.root = b.Do(what, unix.SYS_FCNTL, spawn.FD(tree.Fd()), unix.F_DUPFD_CLOEXEC, 0).Save()
+		rootfs = anyFolder
+	} else {
+		b.root = b.Do(what, unix.SYS_OPEN_TREE, unix.AT_FDCWD, rootfs, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE).Save()
+	}
+	b.Do(what, unix.SYS_MOVE_MOUNT, b.root, "", unix.AT_FDCWD, rootfs, unix.MOVE_MOUNT_F_EMPTY_PATH)
 
 	ownDev := false
 	for i, mount := range b.spec.Mounts {

@@ -18,7 +18,9 @@ type parts struct {
 	start   *os.File // read: a byte when the program may start
 	console *console // nil without process.terminal
 	made    map[int]*os.File
-	visit   bool // the runtime has something to do in its namespaces before the pivot
+	overlay *Overlay // nil: the root's folder is the root
+	init    bool     // an init stays as process 1
+	visit   bool     // the runtime has something to do in its namespaces before the pivot
 	identity
 }
 
@@ -30,11 +32,16 @@ func script(s *specs.Spec, rootfs string, pl *plan, in parts) (*spawn.Script, er
 	if s.Hostname != "" {
 		b.Do("set hostname", unix.SYS_SETHOSTNAME, s.Hostname, len(s.Hostname))
 	}
+	if owns(s, specs.NetworkNamespace) {
+		b.loopback()
+	}
 	if s.Domainname != "" {
 		b.Do("set domainname", unix.SYS_SETDOMAINNAME, s.Domainname, len(s.Domainname))
 	}
-	b.Do("start a session", unix.SYS_SETSID).Ignore(syscall.EPERM)
-	nulls, err := b.mounts(rootfs, in.made)
+	if !in.init {
+		b.Do("start a session", unix.SYS_SETSID).Ignore(syscall.EPERM)
+	}
+	nulls, err := b.mounts(rootfs, in.overlay, in.made)
 	if err != nil {
 		return nil, err
 	}
@@ -44,6 +51,9 @@ func script(s *specs.Spec, rootfs string, pl *plan, in parts) (*spawn.Script, er
 	b.pivot()
 	if in.console != nil {
 		b.terminal(in.console, s.Process, true)
+		if !in.init {
+			b.control()
+		}
 	}
 	b.hide(nulls)
 	in.proc = proc
@@ -52,7 +62,36 @@ func script(s *specs.Spec, rootfs string, pl *plan, in parts) (*spawn.Script, er
 	}
 	in.talk.tell(b)
 	b.Do("wait to be started", unix.SYS_READ, spawn.FD(in.start.Fd()), make([]byte, 1), 1).Some()
-	return &b.Script, b.Exec(s.Process.Args[0], s.Process.Args, s.Process.Env, searchPath(s.Process))
+	done := func() {}
+	if in.init {
+		// The session and the terminal are the program's, not its init's.
+		done = b.Init()
+		b.Do("start a session", unix.SYS_SETSID)
+		if in.console != nil {
+			b.control()
+		}
+	}
+	if err := b.Exec(s.Process.Args[0], s.Process.Args, s.Process.Env, searchPath(s.Process)); err != nil {
+		return nil, err
+	}
+	done()
+	return &b.Script, nil
+}
+
+// loopback brings the network namespace's own interface up, as other runtimes do.
+//
+// See netdevice(7), SIOCSIFFLAGS.
+func (b *builder) loopback() {
+	const what = "bring up lo"
+	request := struct {
+		name  [unix.IFNAMSIZ]byte
+		flags uint16
+		_     [22]byte
+	}{flags: unix.IFF_UP}
+	copy(request.name[:], "lo")
+	fd := b.Do(what, unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0).Save()
+	b.Do(what, unix.SYS_IOCTL, fd, unix.SIOCSIFFLAGS, spawn.Struct(&request))
+	b.close(fd)
 }
 
 // begin does what has to be done as who the runtime is. It returns the host's /proc.

@@ -87,11 +87,15 @@ func (b *builder) terminal(c *console, p *specs.Process, mountConsole bool) {
 	for fd := range 3 {
 		b.Do(what, unix.SYS_DUP3, peer, fd, 0)
 	}
-	b.Do("make it the controlling terminal", unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
 	b.close(master)
 	b.close(peer)
 	b.Do("close the terminal's slot", unix.SYS_CLOSE, slot)
 	b.Do("close the console socket", unix.SYS_CLOSE, int(c.socket.Fd()))
+}
+
+// control makes the terminal the session's.
+func (b *builder) control() {
+	b.Do("make it the controlling terminal", unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
 }
 
 func words(w []uint64) []byte {

@@ -43,6 +43,8 @@ var rules = map[string]rule{
 	"containers/spawn":   {may: []string{"golang.org/x/sys"}, why: "it runs between fork and exec, where nothing may surprise"},
 	"containers/images": {may: []string{"github.com/google/go-containerregistry", "github.com/klauspost/compress", "github.com/moby/sys/user", "github.com/opencontainers/runtime-spec", "golang.org/x/sync", "golang.org/x/sys"},
 		why: "an image is files and a config; who runs it is others' matter"},
+	"containers/launch": {may: []string{"containers/images", "containers/oci", "containers/spawn", "github.com/opencontainers/runtime-spec", "golang.org/x/sys"},
+		why: "it joins the rooms that run containers, for people; what is cheap for a machine others know"},
 	"internal/energy": {may: []string{"cpufreq", "cstates", "internal/sysfs", "internal/units"}, why: "it prices hardware, and decides nothing"},
 	"placement": {may: []string{"cpufreq", "internal/cpuset", "internal/units"},
 		banned: []string{"os", "net", "sync", "context", "log", "io", "math/rand", "math/rand/v2"},

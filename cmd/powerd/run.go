@@ -1,0 +1,304 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/powerd/powerd/containers/group"
+	"github.com/powerd/powerd/containers/images"
+	"github.com/powerd/powerd/containers/launch"
+	"github.com/powerd/powerd/containers/oci"
+	"github.com/powerd/powerd/internal/units"
+)
+
+// launchFlags say where people's containers are.
+type launchFlags struct {
+	dir, run, manager string
+}
+
+func (f *launchFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.dir, "containers-dir", "/var/lib/powerd", "folder of images and containers")
+	cmd.Flags().StringVar(&f.run, "run-dir", "/run/powerd", "folder of what does not outlive a boot")
+	cmd.Flags().StringVar(&f.manager, "cgroup-manager", "cgroupfs", "who makes cgroups: cgroupfs, systemd, or none to run without limits")
+}
+
+func (f *launchFlags) launcher() (*launch.Launcher, error) {
+	l := &launch.Launcher{Dir: f.dir, Engine: oci.Engine{Root: filepath.Join(f.run, "containers"), Cgroups: group.Manager{Rootless: os.Geteuid() != 0}}}
+	var err error
+	if l.Dir, err = filepath.Abs(f.dir); err != nil {
+		return nil, err
+	}
+	switch f.manager {
+	case "cgroupfs":
+	case "systemd":
+		l.Engine.Cgroups.Systemd = true
+	case "none":
+		l.Engine.NoCgroups = true
+	default:
+		return nil, usage(fmt.Errorf("cannot use cgroup manager %q", f.manager), "want cgroupfs, systemd or none")
+	}
+	return l, nil
+}
+
+// again is the command line of a hidden command for the same containers.
+func (f *launchFlags) again(command, name string) ([]string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := filepath.Abs(f.dir)
+	if err != nil {
+		return nil, err
+	}
+	run, err := filepath.Abs(f.run)
+	return []string{self, command, "--containers-dir", dir, "--run-dir", run, "--cgroup-manager", f.manager, name}, err
+}
+
+// annotations of config.json that say how a container is to be placed.
+const (
+	annotationClass    = "powerd.class"
+	annotationTenant   = "powerd.tenant"
+	annotationSlowdown = "powerd.slowdown"
+	annotationBudget   = "powerd.energy-budget"
+)
+
+func newRunCmd(u *ui) *cobra.Command {
+	var (
+		f                               launchFlags
+		r                               launch.Request
+		interactive                     bool
+		entrypoint, memory, userns, sec string
+		pull                            string
+		annotations, power              = map[string]string{}, map[string]string{}
+		class, tenant, budget           string
+		slowdown                        float64
+	)
+	cmd := &cobra.Command{
+		Use:   "run [flags] IMAGE [COMMAND [ARGS...]]",
+		Short: "Run a container from an image",
+		Long: `Run a container from an image: an OCI layout (folder or tar), an archive of
+docker save, a root file system (folder or tar), or a registry's reference.
+
+It ends with the program's exit code. A signal that powerd gets, the program
+gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `.`,
+		Example: `  powerd run -it --rm ./debian.tar bash
+  powerd run -d --name web --cpus 0.5 --class latency registry.example/web:1
+  powerd run --rm --userns 100000 ./rootfs id`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usage(errors.New("cannot run a container: no image is given"), "`powerd run --help` shows examples")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := f.launcher()
+			if err != nil {
+				return err
+			}
+			r.Image, r.Args, r.Pull = args[0], args[1:], images.Policy(pull)
+			if cmd.Flags().Changed("entrypoint") {
+				r.Entrypoint = &entrypoint
+			}
+			if r.Memory, err = parseBytes(memory); err != nil {
+				return usage(fmt.Errorf("cannot limit memory: %v", err), "give bytes, or a number with k, m or g")
+			}
+			if userns != "" {
+				if r.UserNS, err = parseUserNS(userns); err != nil {
+					return usage(err, "want the host's first uid, and how many if not 65536: 100000 or 100000:1000")
+				}
+			}
+			if r.Seccomp, err = profile(sec); err != nil {
+				return err
+			}
+			for flag, set := range map[string]func(){
+				"class": func() { power[annotationClass] = class }, "tenant": func() { power[annotationTenant] = tenant },
+				"slowdown":      func() { power[annotationSlowdown] = strconv.FormatFloat(slowdown, 'g', -1, 64) },
+				"energy-budget": func() { power[annotationBudget] = budget },
+			} {
+				if cmd.Flags().Changed(flag) {
+					set()
+				}
+			}
+			r.Annotations = annotations
+			maps.Copy(r.Annotations, power)
+			if err := checkPower(r.Annotations); err != nil {
+				return usage(err, "`powerd run --help` shows what they take")
+			}
+			if r.Terminal && !term.IsTerminal(int(os.Stdin.Fd())) {
+				return usage(errors.New("cannot use --tty: standard input is no terminal"), "leave --tty out")
+			}
+			signals, stop := allSignals()
+			defer stop()
+			c, err := l.Prepare(cmd.Context(), r)
+			if err != nil {
+				return err
+			}
+			if r.Detach {
+				start, err := f.again("launch-started", c.Name)
+				if err != nil {
+					return err
+				}
+				ended, err := f.again("launch-ended", c.Name)
+				if err != nil {
+					return err
+				}
+				if err := l.RunDetached(cmd.Context(), c, launch.Monitor{Start: start, Ended: ended}); err != nil {
+					return err
+				}
+				u.printf("%s\n", c.Name)
+				return nil
+			}
+			if !interactive && !r.Terminal {
+				if null, err := os.Open(os.DevNull); err == nil {
+					os.Stdin = null
+					defer null.Close()
+				}
+			}
+			code, err := l.Run(context.WithoutCancel(cmd.Context()), c, signals)
+			if err == nil && code != 0 {
+				return exitCode(code)
+			}
+			return err
+		},
+	}
+	f.add(cmd)
+	fl := cmd.Flags()
+	fl.SetInterspersed(false)
+	fl.BoolVarP(&r.Detach, "detach", "d", false, "go on in the background; prints the name")
+	fl.BoolVarP(&interactive, "interactive", "i", false, "connect standard input")
+	fl.BoolVarP(&r.Terminal, "tty", "t", false, "give it a terminal")
+	fl.BoolVar(&r.Remove, "rm", false, "remove it when it has ended")
+	fl.BoolVar(&r.Init, "init", false, "an init as process 1: passes signals on, waits for orphans")
+	fl.StringVar(&r.Name, "name", "", "its name (default the image's and four digits)")
+	fl.StringVar(&r.Hostname, "hostname", "", "its host name (default its name)")
+	fl.StringArrayVarP(&r.Env, "env", "e", nil, "NAME=VALUE, or NAME for the value here")
+	fl.StringVarP(&r.Cwd, "workdir", "w", "", "working directory")
+	fl.StringVarP(&r.User, "user", "u", "", "NAME or UID, :GROUP or :GID")
+	fl.StringVar(&entrypoint, "entrypoint", "", "instead of the image's; \"\" for none")
+	fl.StringArrayVarP(&r.Volumes, "volume", "v", nil, "SOURCE:DESTINATION[:OPTIONS], such as ./data:/data:ro")
+	fl.StringArrayVar(&r.Tmpfs, "tmpfs", nil, "DESTINATION[:OPTIONS] of a tmpfs")
+	fl.StringArrayVar(&r.Devices, "device", nil, "a device of the host's, such as /dev/fuse")
+	fl.BoolVar(&r.ReadOnly, "read-only", false, "a read-only root")
+	fl.BoolVar(&r.InPlace, "in-place", false, "write to the folder that is the image")
+	fl.StringVar(&r.Network, "network", "none", "network: none, host")
+	fl.Float64Var(&r.CPUs, "cpus", 0, "cpu time it may use, in cpus")
+	fl.StringVar(&r.CPUSet, "cpuset-cpus", "", "cpus it may run on, such as 0-3,6")
+	fl.Uint64Var(&r.CPUWeight, "cpu-weight", 0, "its weight where cpu time is scarce, 1 to 10000")
+	fl.StringVarP(&memory, "memory", "m", "", "memory it may use, such as 512m; -1 for no limit")
+	fl.Int64Var(&r.PidsLimit, "pids-limit", 0, "processes it may have (default 2048); -1 for no limit")
+	fl.StringVar(&userns, "userns", "", "user namespace: root is this uid of the host")
+	fl.StringSliceVar(&r.CapAdd, "cap-add", nil, "a capability more, or ALL")
+	fl.StringSliceVar(&r.CapDrop, "cap-drop", nil, "a capability less, or ALL")
+	fl.BoolVar(&r.NewPrivileges, "new-privileges", false, "let set-uid programs gain privileges")
+	fl.StringVar(&sec, "seccomp", "default", "system calls: default, unconfined, or a file as linux.seccomp")
+	fl.StringVar(&r.ApparmorProfile, "apparmor", "", "AppArmor profile")
+	fl.StringArrayVar(&r.Ulimits, "ulimit", nil, "NAME=SOFT[:HARD], such as nofile=1024")
+	fl.StringArrayVar(&r.Sysctls, "sysctl", nil, "NAME=VALUE of a namespace of its own")
+	fl.StringToStringVar(&annotations, "annotation", nil, "NAME=VALUE for config.json")
+	fl.StringVar(&r.Platform, "platform", "", "of the image, such as linux/arm64")
+	fl.StringVar(&pull, "pull", "missing", "when to ask a registry: missing, always, never")
+	fl.StringVar(&class, "class", "", "energy class of powerd's policy")
+	fl.StringVar(&tenant, "tenant", "", "tenant: those of different ones share no core")
+	fl.Float64Var(&slowdown, "slowdown", 0, "how much slower than at full speed it may be, such as 1.5")
+	fl.StringVar(&budget, "energy-budget", "", "power it may draw on average, such as 500mW")
+	return cmd
+}
+
+// parseBytes reads 1024, 512k, 64m, 2g; "" is 0, no wish.
+func parseBytes(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	shift := 0
+	digits := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(s), "b"), "i")
+	if i := strings.IndexAny(digits, "kmgt"); i >= 0 && i == len(digits)-1 {
+		shift = 10 * (strings.IndexByte("kmgt", digits[i]) + 1)
+		digits = digits[:i]
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n < -1 || n == 0 || n == -1 && shift > 0 || n > 1<<62>>shift {
+		return 0, fmt.Errorf("%q is no number of bytes", s)
+	}
+	return n << shift, nil
+}
+
+func parseUserNS(s string) (*specs.LinuxIDMapping, error) {
+	start, size, both := strings.Cut(s, ":")
+	if !both {
+		size = "65536"
+	}
+	host, err := strconv.ParseUint(start, 10, 32)
+	n, err2 := strconv.ParseUint(size, 10, 32)
+	if err := errors.Join(err, err2); err != nil || n == 0 || host+n > 1<<32-1 {
+		return nil, fmt.Errorf("cannot map ids to %q", s)
+	}
+	return &specs.LinuxIDMapping{HostID: uint32(host), Size: uint32(n)}, nil
+}
+
+// profile reads what --seccomp names.
+func profile(name string) (*specs.LinuxSeccomp, error) {
+	switch name {
+	case "unconfined", "default":
+		return nil, nil
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the seccomp profile: %v", err)
+	}
+	p := &specs.LinuxSeccomp{}
+	if err := json.Unmarshal(data, p); err != nil {
+		return nil, fmt.Errorf("cannot use seccomp profile %s: %v", name, err)
+	}
+	return p, nil
+}
+
+// checkPower refuses what the daemon would not understand.
+func checkPower(a map[string]string) error {
+	if v, ok := a[annotationSlowdown]; ok {
+		if x, err := strconv.ParseFloat(v, 64); err != nil || !(x >= 1 && x <= 1000) {
+			return fmt.Errorf("cannot use slowdown %q: want a factor of 1 to 1000", v)
+		}
+	}
+	if v, ok := a[annotationBudget]; ok {
+		if p, err := units.ParsePower(v); err != nil || p <= 0 {
+			return fmt.Errorf("cannot use energy budget %q: want a power, such as 500mW", v)
+		}
+	}
+	for _, name := range []string{annotationClass, annotationTenant} {
+		if v, ok := a[name]; ok && (v == "" || len(v) > 100 || strings.ContainsAny(v, "\x00\n/")) {
+			return fmt.Errorf("cannot use %s %q: want a name", name, v)
+		}
+	}
+	return nil
+}
+
+// newLaunchedCmds are the two commands of a container's monitor.
+func newLaunchedCmds() []*cobra.Command {
+	var cmds []*cobra.Command
+	for name, do := range map[string]func(*launch.Launcher, context.Context, string) error{
+		"launch-started": (*launch.Launcher).Started, "launch-ended": (*launch.Launcher).Ended,
+	} {
+		var f launchFlags
+		cmd := &cobra.Command{Use: name + " NAME", Hidden: true, Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := f.launcher()
+			if err != nil {
+				return err
+			}
+			return do(l, cmd.Context(), args[0])
+		}}
+		f.add(cmd)
+		cmds = append(cmds, cmd)
+	}
+	return cmds
+}

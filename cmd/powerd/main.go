@@ -36,17 +36,25 @@ type exitCode int
 
 func (e exitCode) Error() string { return fmt.Sprintf("it ended with code %d", int(e)) }
 
-// programError is how shells tell that a program was not found, 127, or cannot be run,
-// 126; 0 of other errors.
-func programError(err error) int {
+// coded is an error with an exit code of its own.
+type coded struct {
+	error
+	code int
+}
+
+func (c coded) Unwrap() error { return c.error }
+
+// asShell gives an error the exit code by which shells tell that a program was not
+// found, 127, or cannot be run, 126.
+func asShell(err error) error {
 	ce := new(spawn.CallError)
 	switch {
 	case !errors.As(err, &ce) || !strings.HasPrefix(ce.What, "run "):
-		return 0
+		return err
 	case ce.Errno == unix.ENOENT || ce.Errno == unix.ENOTDIR:
-		return 127
+		return coded{err, 127}
 	}
-	return 126
+	return coded{err, 126}
 }
 
 // run is powerd without the process around it.
@@ -76,8 +84,8 @@ func execute(u *ui, root *cobra.Command, args []string, in io.Reader, out, errs 
 	if errors.As(err, new(usageError)) {
 		return exitUsage
 	}
-	if code := programError(err); code != 0 {
-		return code
+	if c := new(coded); errors.As(err, c) {
+		return c.code
 	}
 	return exitFailed
 }

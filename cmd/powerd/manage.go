@@ -126,7 +126,7 @@ func newExecCmd() *cobra.Command {
 			if err == nil && code != 0 {
 				return exitCode(code)
 			}
-			return err
+			return asShell(err)
 		}}
 	f.add(cmd)
 	fl := cmd.Flags()

@@ -169,7 +169,7 @@ gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `
 			if err == nil && code != 0 {
 				return exitCode(code)
 			}
-			return err
+			return asShell(err)
 		},
 	}
 	f.add(cmd)

@@ -76,6 +76,7 @@ func newOCICmd(u *ui, f *ociFlags) *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			f.engine.Cgroups.Systemd, f.engine.Cgroups.Rootless = f.systemd, os.Geteuid() != 0
+			f.engine.Placed = placed
 			if f.logFormat != "text" && f.logFormat != "json" {
 				return usage(fmt.Errorf("cannot log as %q", f.logFormat), "want text or json")
 			}

@@ -10,16 +10,18 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/powerd/powerd/configs"
 	"github.com/powerd/powerd/containers/group"
 	"github.com/powerd/powerd/containers/images"
 	"github.com/powerd/powerd/containers/launch"
 	"github.com/powerd/powerd/containers/oci"
-	"github.com/powerd/powerd/internal/units"
+	"github.com/powerd/powerd/internal/daemon"
 )
 
 // launchFlags say where people's containers are.
@@ -35,6 +37,7 @@ func (f *launchFlags) add(cmd *cobra.Command) {
 
 func (f *launchFlags) launcher() (*launch.Launcher, error) {
 	l := &launch.Launcher{Dir: f.dir, Engine: oci.Engine{Root: filepath.Join(f.run, "containers"), Cgroups: group.Manager{Rootless: os.Geteuid() != 0}}}
+	l.Engine.Placed = placed
 	var err error
 	if l.Dir, err = filepath.Abs(f.dir); err != nil {
 		return nil, err
@@ -68,9 +71,7 @@ func (f *launchFlags) again(command, name string) ([]string, error) {
 // annotations of config.json that say how a container is to be placed.
 const (
 	annotationClass    = "powerd.class"
-	annotationTenant   = "powerd.tenant"
 	annotationSlowdown = "powerd.slowdown"
-	annotationBudget   = "powerd.energy-budget"
 )
 
 func newRunCmd(u *ui) *cobra.Command {
@@ -81,7 +82,7 @@ func newRunCmd(u *ui) *cobra.Command {
 		entrypoint, memory, userns, sec string
 		pull                            string
 		annotations, power              = map[string]string{}, map[string]string{}
-		class, tenant, budget           string
+		class                           string
 		slowdown                        float64
 	)
 	cmd := &cobra.Command{
@@ -122,9 +123,8 @@ gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `
 				return err
 			}
 			for flag, set := range map[string]func(){
-				"class": func() { power[annotationClass] = class }, "tenant": func() { power[annotationTenant] = tenant },
-				"slowdown":      func() { power[annotationSlowdown] = strconv.FormatFloat(slowdown, 'g', -1, 64) },
-				"energy-budget": func() { power[annotationBudget] = budget },
+				"class":    func() { power[annotationClass] = class },
+				"slowdown": func() { power[annotationSlowdown] = strconv.FormatFloat(slowdown, 'g', -1, 64) },
 			} {
 				if cmd.Flags().Changed(flag) {
 					set()
@@ -209,9 +209,7 @@ gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `
 	fl.StringVar(&r.Platform, "platform", "", "of the image, such as linux/arm64")
 	fl.StringVar(&pull, "pull", "missing", "when to ask a registry: missing, always, never")
 	fl.StringVar(&class, "class", "", "energy class of powerd's policy")
-	fl.StringVar(&tenant, "tenant", "", "tenant: those of different ones share no core")
 	fl.Float64Var(&slowdown, "slowdown", 0, "how much slower than at full speed it may be, such as 1.5")
-	fl.StringVar(&budget, "energy-budget", "", "power it may draw on average, such as 500mW")
 	return cmd
 }
 
@@ -270,15 +268,23 @@ func checkPower(a map[string]string) error {
 			return fmt.Errorf("cannot use slowdown %q: want a factor of 1 to 1000", v)
 		}
 	}
-	if v, ok := a[annotationBudget]; ok {
-		if p, err := units.ParsePower(v); err != nil || p <= 0 {
-			return fmt.Errorf("cannot use energy budget %q: want a power, such as 500mW", v)
-		}
+	if v, ok := a[annotationClass]; ok && (v == "" || len(v) > 100 || strings.ContainsAny(v, "\x00\n/")) {
+		return fmt.Errorf("cannot use class %q: want a name", v)
 	}
-	for _, name := range []string{annotationClass, annotationTenant} {
-		if v, ok := a[name]; ok && (v == "" || len(v) > 100 || strings.ContainsAny(v, "\x00\n/")) {
-			return fmt.Errorf("cannot use %s %q: want a name", name, v)
-		}
+	return nil
+}
+
+// placed asks the daemon, if one runs, to place a container whose cgroup has come. That
+// it is slow does not keep the container: its next tick places it.
+func placed(ctx context.Context) error {
+	config, err := configs.Load("", "/etc")
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if err := daemon.Place(ctx, config.Socket); err != nil && !errors.Is(err, daemon.ErrNotRunning) && !errors.Is(err, context.DeadlineExceeded) {
+		return err
 	}
 	return nil
 }

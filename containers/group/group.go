@@ -33,6 +33,9 @@ type Options struct {
 	// Annotations may set properties of a systemd unit, as
 	// org.systemd.property.TimeoutStopUSec: "uint64 5000000".
 	Annotations map[string]string
+	// Attributes are trusted.* extended attributes of the cgroup: notes that whoever
+	// looks at it later finds, and that only the host's root can write.
+	Attributes map[string]string
 	// Owner, if not nil, is the host's uid that gets to make cgroups below. See Owner.
 	Owner *int
 }
@@ -72,7 +75,7 @@ func (m Manager) Create(ctx context.Context, r Ref, limits *specs.LinuxResources
 		err = r.mkdir()
 	}
 	if err == nil {
-		err = g.prepare(list, rules, o.Owner)
+		err = errors.Join(g.note(o.Attributes), g.prepare(list, rules, o.Owner))
 	}
 	if err == nil {
 		return g, nil
@@ -86,6 +89,16 @@ func (m Manager) Create(ctx context.Context, r Ref, limits *specs.LinuxResources
 		cerr = errors.Join(cerr, g.Remove(clean))
 	}
 	return nil, errors.Join(err, cerr)
+}
+
+// note sets attributes of the cgroup's folder.
+func (g *Group) note(attributes map[string]string) error {
+	for name, value := range attributes {
+		if err := unix.Setxattr(g.Folder(), name, []byte(value), 0); err != nil {
+			return fmt.Errorf("cannot note %s on cgroup %s: %w", name, g.Path, err)
+		}
+	}
+	return nil
 }
 
 // prepare does all to a new cgroup that comes before its first process.

@@ -27,6 +27,21 @@ type Engine struct {
 	NoCgroups bool
 	// Cgroups says how cgroups are made.
 	Cgroups group.Manager
+	// Placed, if not nil, is called when a container whose annotations say how powerd
+	// is to place it has its cgroup, and no process yet: it may set where it runs.
+	Placed func(ctx context.Context) error
+}
+
+// notes are those annotations that say how powerd is to place a container, powerd.class
+// and its like, as attributes of its cgroup.
+func notes(annotations map[string]string) map[string]string {
+	out := map[string]string{}
+	for name, value := range annotations {
+		if strings.HasPrefix(name, "powerd.") {
+			out["trusted."+name] = value
+		}
+	}
+	return out
 }
 
 // record is state.json.
@@ -152,7 +167,7 @@ func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.
 	}
 	var home *os.File
 	if !e.NoCgroups {
-		o := group.Options{Annotations: spec.Annotations}
+		o := group.Options{Annotations: spec.Annotations, Attributes: notes(spec.Annotations)}
 		if uid, ok := group.Owner(spec); ok {
 			o.Owner = &uid
 		}
@@ -167,6 +182,11 @@ func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.
 		r.Cgroup, home = g.Ref, g.Dir
 		if err := e.save(dir, r); err != nil {
 			return nil, err
+		}
+		if len(o.Attributes) > 0 && e.Placed != nil {
+			if err := e.Placed(ctx); err != nil {
+				return nil, fmt.Errorf("cannot create container %s: %w", r.ID, err)
+			}
 		}
 	}
 	fifo := filepath.Join(dir, "start")

@@ -56,6 +56,8 @@ type Daemon struct {
 	resident  int
 	counters  Counters
 	published atomic.Pointer[Snapshot]
+	// newcomers are requests to place what has just come.
+	newcomers chan chan struct{}
 }
 
 // Counters count what a daemon did since it started.
@@ -69,7 +71,7 @@ type Counters struct {
 // New returns a daemon. Nothing is read or written before the first Tick.
 func New(o Options) *Daemon {
 	d := &Daemon{label: o.Label, fs: o.FS, journal: o.Journal, config: o.Config, globs: o.Config.Globs(), platform: o.Platform,
-		held: map[string]*hold{}}
+		held: map[string]*hold{}, newcomers: make(chan chan struct{})}
 	if d.journal == nil {
 		d.dry = sysfs.NewOverlay(o.FS)
 		d.fs = d.dry
@@ -97,7 +99,23 @@ func (d *Daemon) Run(ctx context.Context, published func(*Snapshot)) {
 			return
 		case now := <-ticker.C:
 			published(d.Tick(now))
+		case done := <-d.newcomers:
+			d.place(time.Now())
+			close(done)
 		}
+	}
+}
+
+// Place lets Run decide at once, for a cgroup has come that is to be placed before its
+// first process runs. It may be called from any goroutine.
+func (d *Daemon) Place(ctx context.Context) error {
+	done := make(chan struct{})
+	select {
+	case d.newcomers <- done:
+		<-done
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

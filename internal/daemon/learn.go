@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -287,7 +288,11 @@ func (m model) input(config configs.Config, seen *Seen) placement.Input {
 		d.Floor, d.Ceiling = seen.Limits[i].Min, seen.Limits[i].Max
 	}
 	for _, c := range seen.Containers {
-		pc := placement.Container{ID: string(c.ID), Class: c.Class, Demand: m.demand[c.ID], Allowed: c.Allowed,
+		class := c.Class
+		if c.Slowdown != 0 {
+			class = bounded(&in.Policy, class, c.Slowdown)
+		}
+		pc := placement.Container{ID: string(c.ID), Class: class, Demand: m.demand[c.ID], Allowed: c.Allowed,
 			CanPlace: c.CPUs != nil, CanLimit: c.Max != nil}
 		if c.CPUs != nil {
 			pc.CPUs = *c.CPUs
@@ -295,6 +300,21 @@ func (m model) input(config configs.Config, seen *Seen) placement.Input {
 		in.Containers = append(in.Containers, pc)
 	}
 	return in
+}
+
+// bounded adds to a policy a class with a bound of its own, unless it has it, and
+// returns its name.
+func bounded(p *placement.Policy, class string, slowdown float64) string {
+	name := fmt.Sprintf("%s, slowdown %g", class, slowdown)
+	i := slices.IndexFunc(p.Classes, func(c placement.Class) bool { return c.Name == class })
+	if i < 0 || slices.ContainsFunc(p.Classes, func(c placement.Class) bool { return c.Name == name }) {
+		return name
+	}
+	c := p.Classes[i]
+	bound := slowdown - 1
+	c.Name, c.MaxSlowdown = name, &bound
+	p.Classes = append(slices.Clone(p.Classes), c)
+	return name
 }
 
 // sameInput reports whether two inputs must give the same plan.

@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -14,6 +16,7 @@ import (
 	"github.com/powerd/powerd/internal/energy"
 	"github.com/powerd/powerd/internal/sysfs"
 	"github.com/powerd/powerd/internal/units"
+	"github.com/powerd/powerd/placement"
 )
 
 // A Seen is one reading of the machine. Nobody changes it afterwards.
@@ -44,6 +47,34 @@ type Contained struct {
 	containers.Container
 	Class   string
 	Allowed cpuset.Set
+	// Slowdown, if not 0, is the container's own bound instead of its class'.
+	Slowdown float64
+}
+
+// Notes are attributes of a cgroup that say how it is to be placed; only the host's root
+// can write them. They come from annotations of the same names without "trusted".
+const (
+	classNote    = "trusted.powerd.class"    // of the policy's classes
+	slowdownNote = "trusted.powerd.slowdown" // how much slower than untouched: 1.5
+)
+
+// noted reads a cgroup's notes.
+func noted(fs sysfs.FS, dir string, policy placement.Policy) (class string, slowdown float64, err error) {
+	data, err := sysfs.Attribute(fs, dir, classNote)
+	if err != nil {
+		return "", 0, err
+	}
+	if class = string(data); class != "" && !slices.ContainsFunc(policy.Classes, func(c placement.Class) bool { return c.Name == class }) {
+		return "", 0, fmt.Errorf("it asks for class %q, which the policy has not: it stays in the class of its name", class)
+	}
+	if data, err = sysfs.Attribute(fs, dir, slowdownNote); err != nil || len(data) == 0 {
+		return class, 0, err
+	}
+	slowdown, err = strconv.ParseFloat(string(data), 64)
+	if err != nil || !(slowdown >= 1 && slowdown <= 1000) {
+		return class, 0, fmt.Errorf("it asks for a slowdown of %q: want a factor of 1 to 1000", data)
+	}
+	return class, slowdown, nil
 }
 
 // An observer keeps the files open that every tick reads.
@@ -60,7 +91,14 @@ type observer struct {
 }
 
 // cgroupFiles are the names of a cgroup's files.
-type cgroupFiles struct{ stat, cpus, max string }
+type cgroupFiles struct {
+	stat, cpus, max string
+	// class and slowdown are what the cgroup's notes say; problem, why they cannot
+	// be used.
+	class    string
+	slowdown float64
+	problem  error
+}
 
 func newObserver(m sysfs.FS) *observer {
 	return &observer{fs: m, open: map[string]sysfs.File{}, used: map[string]bool{}, buf: make([]byte, 1<<16), absent: map[string]bool{}, files: map[containers.ID]*cgroupFiles{}}
@@ -229,9 +267,14 @@ func (d *Daemon) observeContainers(s *Seen, problem func(string, error)) {
 		c := Contained{Container: containers.Container{ID: id}, Class: class}
 		file := o.files[id]
 		if file == nil {
-			file = &cgroupFiles{tree.Path(id, "cpu.stat"), tree.Path(id, "cpuset.cpus"), tree.Path(id, "cpu.max")}
+			file = &cgroupFiles{stat: tree.Path(id, "cpu.stat"), cpus: tree.Path(id, "cpuset.cpus"), max: tree.Path(id, "cpu.max")}
+			file.class, file.slowdown, file.problem = noted(d.fs, path.Dir(file.stat), d.config.Policy)
 			o.files[id] = file
 		}
+		if file.problem != nil && !sysfs.Absent(file.problem) {
+			problem(path.Dir(file.stat), file.problem)
+		}
+		c.Class, c.Slowdown = cmp.Or(file.class, c.Class), file.slowdown
 		data, err := o.read(file.stat)
 		if err != nil {
 			if !sysfs.Absent(err) {
@@ -273,6 +316,9 @@ func (d *Daemon) observeContainers(s *Seen, problem func(string, error)) {
 		}
 		c.Allowed = set
 		s.Containers = append(s.Containers, c)
+	}
+	if len(o.files) > len(ids) { // some are gone
+		maps.DeleteFunc(o.files, func(id containers.ID, _ *cgroupFiles) bool { return !slices.Contains(ids, id) })
 	}
 }
 

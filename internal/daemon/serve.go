@@ -35,7 +35,8 @@ func Listen(name string) (net.Listener, error) {
 	return l, nil
 }
 
-// Serve answers GET /v1/snapshot with the latest Snapshot until the context ends.
+// Serve answers, until the context ends, GET /v1/snapshot with the latest Snapshot, and
+// POST /v1/place when the cgroups that are there are placed.
 func (d *Daemon) Serve(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/snapshot", func(w http.ResponseWriter, _ *http.Request) {
@@ -52,6 +53,13 @@ func (d *Daemon) Serve(ctx context.Context, l net.Listener) error {
 		w.Header().Set("Content-Type", "application/json")
 		w.Write(data) //nolint:errcheck // the client went away
 	})
+	mux.HandleFunc("POST /v1/place", func(w http.ResponseWriter, r *http.Request) {
+		if err := d.Place(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
@@ -66,11 +74,31 @@ var ErrNotRunning = errors.New("no daemon answers")
 
 // Fetch asks the daemon at a socket for its snapshot.
 func Fetch(ctx context.Context, socket string) (*Snapshot, error) {
+	data, err := ask(ctx, socket, http.MethodGet, "/v1/snapshot", http.StatusOK)
+	if err != nil {
+		return nil, err
+	}
+	var s Snapshot
+	if err := json.Unmarshal(data, &s); err != nil {
+		return nil, fmt.Errorf("cannot understand the daemon at %s: %v; is it of another version?", socket, err)
+	}
+	return &s, nil
+}
+
+// Place asks the daemon at a socket to place a cgroup that has just come, and returns
+// when it has.
+func Place(ctx context.Context, socket string) error {
+	_, err := ask(ctx, socket, http.MethodPost, "/v1/place", http.StatusNoContent)
+	return err
+}
+
+func ask(ctx context.Context, socket, method, path string, want int) ([]byte, error) {
 	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 		}}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://powerd/v1/snapshot", nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://powerd"+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -79,19 +107,15 @@ func Fetch(ctx context.Context, socket string) (*Snapshot, error) {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
 			return nil, fmt.Errorf("cannot ask %s: %w", socket, ErrNotRunning)
 		}
-		return nil, fmt.Errorf("cannot ask %s: %v", socket, err)
+		return nil, fmt.Errorf("cannot ask %s: %w", socket, err)
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask %s: %v", socket, err)
 	}
-	if resp.StatusCode != http.StatusOK {
+	if resp.StatusCode != want {
 		return nil, fmt.Errorf("cannot ask %s: %s", socket, string(data))
 	}
-	var s Snapshot
-	if err := json.Unmarshal(data, &s); err != nil {
-		return nil, fmt.Errorf("cannot understand the daemon at %s: %v; is it of another version?", socket, err)
-	}
-	return &s, nil
+	return data, nil
 }

@@ -3,8 +3,7 @@ package daemon
 import "time"
 
 // Tick is the whole product: one look at the machine, one decision, one apply.
-// It must be called from one goroutine. Events (signals, requests) only set
-// flags that the next tick looks at.
+// It must be called from one goroutine.
 func (d *Daemon) Tick(now time.Time) *Snapshot {
 	began := cpuTime()
 	seen := d.observe(now) // one immutable reading of files, meters, cgroups
@@ -25,4 +24,13 @@ func (d *Daemon) Tick(now time.Time) *Snapshot {
 	snap := d.snapshot(seen, plan, outcome, interval, cpuTime()-began)
 	d.published.Store(snap) // the CLI and the API are views of it
 	return snap
+}
+
+// place is the part of a tick that decides and applies. What was learned stays, and so
+// does what the next tick measures.
+func (d *Daemon) place(now time.Time) {
+	clear(d.observer.files) // a newcomer may have an old one's name
+	seen := d.observe(now)
+	plan := d.decide(d.model.input(d.config, seen))
+	d.apply(d.difference(plan, seen)) // what failed the next tick tries and tells
 }

@@ -36,6 +36,19 @@ type FS interface {
 	Remove(name string) error
 }
 
+// Attribute returns an extended attribute of a file or directory, nil if it has none or
+// m's files have none.
+//
+// See xattr(7).
+func Attribute(m FS, name, attribute string) ([]byte, error) {
+	if a, ok := m.(interface {
+		Attribute(name, attribute string) ([]byte, error)
+	}); ok {
+		return a.Attribute(name, attribute)
+	}
+	return nil, nil
+}
+
 // A File is a pseudo-file held open, for files that are read every tick.
 type File interface {
 	// ReadAt0 reads the content from its beginning into buf and returns the
@@ -195,6 +208,24 @@ func (d *Dir) Remove(name string) error {
 		return pathError("rmdir", name, err)
 	}
 	return nil
+}
+
+// Attribute returns an extended attribute; nil if there is none.
+func (d *Dir) Attribute(name, attribute string) ([]byte, error) {
+	f, err := d.root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	buf := make([]byte, 256)
+	n, err := syscall.Getxattr(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), attribute, buf)
+	switch {
+	case errors.Is(err, syscall.ENODATA) || errors.Is(err, syscall.ENOTSUP):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("attribute %s: %w", attribute, err)
+	}
+	return buf[:n], nil
 }
 
 // Open implements Opener: the file stays open and is read with pread(2).

@@ -100,7 +100,7 @@ func newOCICmd(u *ui, f *ociFlags) *cobra.Command {
 	one := func(use, short string, do func(ctx context.Context, id string) error) *cobra.Command {
 		return &cobra.Command{Use: use + " ID", Short: short, Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error { return do(cmd.Context(), args[0]) }}
 	}
-	root.AddCommand(newOCICreateCmd(f), newOCIRunCmd(f), newOCIExecCmd(f), newOCIStateCmd(u, f), newOCIListCmd(u, f), newOCIPsCmd(u, f), newOCISpecCmd(), newOCIUpdateCmd(f), newOCIEventsCmd(u, f),
+	root.AddCommand(newOCICreateCmd(f), newOCIRunCmd(f), newOCIExecCmd(f), newOCIStateCmd(u, f), newOCIListCmd(u, f), newOCIPsCmd(u, f), newOCISpecCmd(), newOCIFeaturesCmd(u), newOCIUpdateCmd(f), newOCIEventsCmd(u, f),
 		one("start", "Let a created container's program run", f.engine.Start),
 		one("pause", "Freeze all processes of a container", f.engine.Pause),
 		one("resume", "Let a paused container go on", f.engine.Resume),
@@ -463,6 +463,10 @@ func newOCIEventsCmd(u *ui, f *ociFlags) *cobra.Command {
 	cmd.Flags().BoolVar(&once, "stats", false, "show what it uses now, and end")
 	cmd.Flags().DurationVar(&interval, "interval", 5*time.Second, "time between two statistics")
 	return cmd
+}
+
+func newOCIFeaturesCmd(u *ui) *cobra.Command {
+	return &cobra.Command{Use: "features", Short: "Show what this runtime can do", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error { return u.json(oci.Features()) }}
 }
 
 func newOCISpecCmd() *cobra.Command {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	profiles "github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -119,9 +119,7 @@ gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `
 					return usage(err, "want the host's first uid, and how many if not 65536: 100000 or 100000:1000")
 				}
 			}
-			if r.Seccomp, err = profile(sec); err != nil {
-				return err
-			}
+			r.Seccomp = profile(sec)
 			for flag, set := range map[string]func(){
 				"class":    func() { power[annotationClass] = class },
 				"slowdown": func() { power[annotationSlowdown] = strconv.FormatFloat(slowdown, 'g', -1, 64) },
@@ -201,7 +199,7 @@ gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `
 	fl.StringSliceVar(&r.CapAdd, "cap-add", nil, "a capability more, or ALL")
 	fl.StringSliceVar(&r.CapDrop, "cap-drop", nil, "a capability less, or ALL")
 	fl.BoolVar(&r.NewPrivileges, "new-privileges", false, "let set-uid programs gain privileges")
-	fl.StringVar(&sec, "seccomp", "default", "system calls: default, unconfined, or a file as linux.seccomp")
+	fl.StringVar(&sec, "seccomp", "default", "system calls: default, unconfined, or a profile as other engines take")
 	fl.StringVar(&r.ApparmorProfile, "apparmor", "", "AppArmor profile")
 	fl.StringArrayVar(&r.Ulimits, "ulimit", nil, "NAME=SOFT[:HARD], such as nofile=1024")
 	fl.StringArrayVar(&r.Sysctls, "sysctl", nil, "NAME=VALUE of a namespace of its own")
@@ -244,21 +242,25 @@ func parseUserNS(s string) (*specs.LinuxIDMapping, error) {
 	return &specs.LinuxIDMapping{HostID: uint32(host), Size: uint32(n)}, nil
 }
 
-// profile reads what --seccomp names.
-func profile(name string) (*specs.LinuxSeccomp, error) {
-	switch name {
-	case "unconfined", "default":
-		return nil, nil
+// profile makes the filter that --seccomp names, for a container's capabilities.
+func profile(name string) func(*specs.Spec) (*specs.LinuxSeccomp, error) {
+	return func(s *specs.Spec) (*specs.LinuxSeccomp, error) {
+		switch name {
+		case "unconfined":
+			return nil, nil
+		case "default":
+			return profiles.GetDefaultProfile(s)
+		}
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the seccomp profile: %v", err)
+		}
+		p, err := profiles.LoadProfile(string(data), s)
+		if err != nil {
+			return nil, fmt.Errorf("cannot use seccomp profile %s: %v", name, err)
+		}
+		return p, nil
 	}
-	data, err := os.ReadFile(name)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the seccomp profile: %v", err)
-	}
-	p := &specs.LinuxSeccomp{}
-	if err := json.Unmarshal(data, p); err != nil {
-		return nil, fmt.Errorf("cannot use seccomp profile %s: %v", name, err)
-	}
-	return p, nil
 }
 
 // checkPower refuses what the daemon would not understand.

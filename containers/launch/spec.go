@@ -48,10 +48,11 @@ type Request struct {
 	Memory, PidsLimit int64  // 0 for the default, -1 for no limit
 
 	// UserNS, if not nil, maps the container's ids from 0 to the host's.
-	UserNS           *specs.LinuxIDMapping
-	CapAdd, CapDrop  []string
-	NewPrivileges    bool // let set-uid programs gain them
-	Seccomp          *specs.LinuxSeccomp
+	UserNS          *specs.LinuxIDMapping
+	CapAdd, CapDrop []string
+	NewPrivileges   bool // let set-uid programs gain them
+	// Seccomp, if not nil, makes the filter of the rest of the config.
+	Seccomp          func(*specs.Spec) (*specs.LinuxSeccomp, error)
 	ApparmorProfile  string
 	Ulimits, Sysctls []string // NAME=SOFT[:HARD], NAME=VALUE
 	Annotations      map[string]string
@@ -172,7 +173,11 @@ func (r *Request) spec(store *images.Store, img *images.Image, root *images.Root
 		}
 		s.Linux.Sysctl[key] = value
 	}
-	s.Linux.Seccomp = r.Seccomp
+	if r.Seccomp != nil {
+		if s.Linux.Seccomp, err = r.Seccomp(s); err != nil {
+			return nil, err
+		}
+	}
 	if s.Linux.Resources, err = r.limits(); err != nil {
 		return nil, err
 	}

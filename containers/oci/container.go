@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/powerd/powerd/containers/group"
+	"github.com/powerd/powerd/containers/seccomp"
 	"github.com/powerd/powerd/containers/spawn"
 )
 
@@ -232,7 +233,7 @@ func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.
 	hooks := hookLists(spec.Hooks)
 	before := o.Visit != nil || len(hooks["prestart"])+len(hooks["createRuntime"])+len(hooks["createContainer"]) > 0
 	s, err := script(spec, rootfs, namespaces, parts{talk: t, start: start, console: con, made: made, overlay: o.Overlay, init: o.Init, visit: before,
-		identity: identity{preserve: o.Preserve, keepKeyring: o.KeepKeyring, console: con != nil, filter: filter}})
+		identity: identity{preserve: o.Preserve, keepKeyring: o.KeepKeyring, console: con != nil, filter: filter, talk: t}})
 	if err != nil {
 		return nil, err
 	}
@@ -260,19 +261,22 @@ func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.
 			return runHooksInside(ctx, "createContainer", hooks["createContainer"], r.State)
 		}
 	}
-	err = e.accompany(p, r, spec, namespaces, t, visit)
+	err = e.accompany(p, r, spec, namespaces, t, visit, filter)
 	if err != nil {
 		werr := p.Wait()
 		unix.Kill(p.Pid, unix.SIGKILL) //nolint:errcheck // it has ended
-		waitFor(p.Pid)
+		status := waitFor(p.Pid)
 		if r.Pid != 0 && r.Pid != p.Pid {
 			unix.Kill(r.Pid, unix.SIGKILL) //nolint:errcheck // it has ended
-			waitFor(r.Pid)
+			status = waitFor(r.Pid)
 		}
 		p.Pidfd.Close()
 		r.Pid = 0
 		if werr != nil && !errors.Is(err, errHook) {
 			err = werr
+		}
+		if status.Signaled() && status.Signal() == unix.SIGSYS {
+			err = field("linux.seccomp", "it kills the process for a system call that the runtime makes to start its program: allow at least capset, prctl, read, write, close_range and execve")
 		}
 		return nil, fmt.Errorf("cannot create container %s: %w", r.ID, err)
 	}
@@ -284,7 +288,7 @@ func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.
 var errHook = errors.New("the container is given up")
 
 // accompany does the runtime's part while the script runs, until all is prepared.
-func (e *Engine) accompany(p *spawn.Process, r *record, spec *specs.Spec, namespaces *plan, t *talk, visit func(pid int) error) (err error) {
+func (e *Engine) accompany(p *spawn.Process, r *record, spec *specs.Spec, namespaces *plan, t *talk, visit func(pid int) error, filter *seccomp.Filter) (err error) {
 	giveUp := func(err error) error {
 		t.Close() // the script ends where it waits
 		return fmt.Errorf("%w: %w", errHook, err)
@@ -313,6 +317,15 @@ func (e *Engine) accompany(p *spawn.Process, r *record, spec *specs.Spec, namesp
 			return errors.New("its process ended without a word")
 		}
 		if err := visit(r.Pid); err != nil {
+			return giveUp(err)
+		}
+		t.answer()
+	}
+	if filter != nil && filter.Notify {
+		if err := t.heard(); err != nil {
+			return errors.New("its process ended without a word")
+		}
+		if err := listen(filter, r.Pid, r.State); err != nil {
 			return giveUp(err)
 		}
 		t.answer()

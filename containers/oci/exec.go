@@ -122,6 +122,12 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 	if in.filter, err = compileFilter(spec); err != nil {
 		return 0, err
 	}
+	if in.filter != nil && in.filter.Notify {
+		if in.talk, err = newTalk(); err != nil {
+			return 0, err
+		}
+		defer in.talk.Close()
+	}
 	in.proc = b.begin(o.Process)
 	for i := range o.Preserve {
 		b.Keep(spawn.FD(3 + i))
@@ -155,7 +161,8 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 	defer p.Pidfd.Close()
 	pid, err := enter.pid(p)
 	if err == nil {
-		if err = p.Wait(); err != nil {
+		lerr := in.announce(pid, r.State)
+		if err = errors.Join(p.Wait(), lerr); err != nil {
 			waitFor(pid)
 		}
 	}
@@ -180,6 +187,23 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 		defer terminal.Close()
 	}
 	return foreground(pid, terminal, o.Signals, func(sig unix.Signal) { _ = unix.Kill(pid, sig) }), nil
+}
+
+// announce gives an agent the listener of a process that joins a container.
+func (in identity) announce(pid int, state specs.State) error {
+	if in.talk == nil {
+		return nil
+	}
+	in.talk.started()
+	if err := in.talk.heard(); err != nil {
+		return nil // it has ended, and told why
+	}
+	if err := listen(in.filter, pid, state); err != nil {
+		in.talk.Close() // the script ends where it waits
+		return err
+	}
+	in.talk.answer()
+	return nil
 }
 
 // openConsole is where a process' terminal goes: to an engine's socket, or to us.

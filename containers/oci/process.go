@@ -2,9 +2,11 @@ package oci
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -24,6 +26,7 @@ type identity struct {
 	keepKeyring bool
 	filter      *seccomp.Filter // may be nil
 	console     bool            // its standard descriptors are a terminal's
+	talk        *talk           // to tell of a listener
 }
 
 var ioClasses = map[specs.IOPriorityClass]int{specs.IOPRIO_CLASS_RT: 1, specs.IOPRIO_CLASS_BE: 2, specs.IOPRIO_CLASS_IDLE: 3}
@@ -89,6 +92,52 @@ func (b *builder) seccomp(in identity) {
 	}
 	fprog := []uint64{uint64(len(in.filter.Program)), uint64(b.Data(prog))}
 	b.Do("set linux.seccomp", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, in.filter.Flags, words(fprog))
+	if in.filter.Notify {
+		in.talk.ask(b, "give an agent the listener of linux.seccomp")
+	}
+}
+
+// listen gives an agent the listener that a process has just made.
+func listen(f *seccomp.Filter, pid int, state specs.State) error {
+	listener, err := findListener(pid)
+	if err != nil {
+		return fmt.Errorf("cannot find the listener of linux.seccomp: %w", err)
+	}
+	defer unix.Close(listener)
+	state.Pid = pid
+	err = f.SendListener(listener, pid, state)
+	if fe := new(seccomp.FieldError); errors.As(err, &fe) {
+		return &FieldError{fe.Field, fe.Why}
+	}
+	return err
+}
+
+// findListener takes a copy of a process' listener. There is one, for there is one
+// process, which waits.
+//
+// See pidfd_getfd(2).
+func findListener(pid int) (int, error) {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return -1, err
+	}
+	for _, e := range entries {
+		if to, err := os.Readlink(dir + "/" + e.Name()); err != nil || to != "anon_inode:seccomp notify" {
+			continue
+		}
+		pidfd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			return -1, err
+		}
+		defer unix.Close(pidfd)
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil {
+			return -1, err
+		}
+		return unix.PidfdGetfd(pidfd, fd, 0)
+	}
+	return -1, fmt.Errorf("process %d has none", pid)
 }
 
 // compileFilter is config.json's filter, nil if it has none.

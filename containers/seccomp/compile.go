@@ -17,6 +17,11 @@ type Filter struct {
 	Program []unix.SockFilter
 	// Flags are SECCOMP_FILTER_FLAG ones.
 	Flags uintptr
+	// Notify: calls are answered by an agent, to whose socket SendListener sends what
+	// seccomp(2) returns, a listener.
+	Notify bool
+	// Listener is the agent's socket, and Metadata what it is told beside.
+	Listener, Metadata string
 }
 
 // A FieldError is a field of linux.seccomp that cannot be used, and why.
@@ -38,13 +43,16 @@ const (
 // actions are the SECCOMP_RET values.
 var actions = map[specs.LinuxSeccompAction]uint32{
 	specs.ActKill: 0, specs.ActKillThread: 0, specs.ActKillProcess: 0x80000000, specs.ActTrap: 0x00030000, specs.ActErrno: retErrno,
-	specs.ActTrace: 0x7ff00000, specs.ActAllow: 0x7fff0000, specs.ActLog: 0x7ffc0000,
+	specs.ActTrace: 0x7ff00000, specs.ActAllow: 0x7fff0000, specs.ActLog: 0x7ffc0000, specs.ActNotify: 0x7fc00000,
 }
 
 var flags = map[specs.LinuxSeccompFlag]uintptr{
 	"SECCOMP_FILTER_FLAG_TSYNC": 0, // there is one thread
-	specs.LinuxSeccompFlagLog:   2, specs.LinuxSeccompFlagSpecAllow: 4,
+	specs.LinuxSeccompFlagLog:   unix.SECCOMP_FILTER_FLAG_LOG, specs.LinuxSeccompFlagSpecAllow: unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+	specs.LinuxSeccompFlagWaitKillableRecv: waitKillable,
 }
+
+const waitKillable = 0x20 // SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 
 // tables are the architectures by the spec's names. x32 shares x86_64's number of an
 // architecture.
@@ -63,9 +71,6 @@ type rule struct {
 // ret is the value that a filter returns for an action.
 func ret(name string, a specs.LinuxSeccompAction, errno *uint) (uint32, error) {
 	v, ok := actions[a]
-	if a == specs.ActNotify {
-		return 0, field(name+".action", "SCMP_ACT_NOTIFY is not supported yet")
-	}
 	if !ok {
 		return 0, field(name+".action", "there is no action %q", a)
 	}
@@ -102,9 +107,7 @@ func Compile(p *specs.LinuxSeccomp) (*Filter, error) {
 		}
 		f.Flags |= v
 	}
-	if p.ListenerPath != "" {
-		return nil, field("listenerPath", "it is for SCMP_ACT_NOTIFY, which is not supported yet")
-	}
+	f.Listener, f.Metadata = p.ListenerPath, p.ListenerMetadata
 	arches := []specs.Arch{native[runtime.GOARCH]}
 	if tables[arches[0]] == nil {
 		return nil, fmt.Errorf("cannot compile linux.seccomp: the system calls of %s are not known", runtime.GOARCH)
@@ -122,8 +125,18 @@ func Compile(p *specs.LinuxSeccomp) (*Filter, error) {
 		rule
 	}
 	var rules []named
+	if p.DefaultAction == specs.ActNotify {
+		// Nobody could tell the runtime that there is a listener.
+		return nil, field("defaultAction", "SCMP_ACT_NOTIFY is for calls that are named")
+	}
 	for i, s := range p.Syscalls {
 		at := fmt.Sprintf("syscalls[%d]", i)
+		if s.Action == specs.ActNotify {
+			if slices.Contains(s.Names, "write") {
+				return nil, field(at+".names", "write cannot be SCMP_ACT_NOTIFY: without it the agent does not hear of the listener")
+			}
+			f.Notify = true
+		}
 		r, err := ret(at, s.Action, s.ErrnoRet)
 		if err != nil {
 			return nil, err
@@ -152,6 +165,18 @@ func Compile(p *specs.LinuxSeccomp) (*Filter, error) {
 				rules = append(rules, named{name, rule{[]specs.LinuxSeccompArg{a}, r}})
 			}
 		}
+	}
+	switch {
+	case f.Notify && f.Listener == "":
+		return nil, field("listenerPath", "SCMP_ACT_NOTIFY needs the socket of an agent")
+	case !f.Notify && f.Listener != "":
+		return nil, field("listenerPath", "it is for SCMP_ACT_NOTIFY, which no call has")
+	case !f.Notify && f.Metadata != "":
+		return nil, field("listenerMetadata", "it is for SCMP_ACT_NOTIFY, which no call has")
+	case f.Notify:
+		f.Flags |= unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
+	default:
+		f.Flags &^= waitKillable // there is nobody to wait for
 	}
 	refuses := p.DefaultAction != specs.ActAllow && p.DefaultAction != specs.ActLog
 	var prog []bpf.Instruction

@@ -153,15 +153,18 @@ func ptr[T any](v T) *T { return &v }
 
 func TestErrors(t *testing.T) {
 	for profile, want := range map[string]string{
-		`{"defaultAction": "X"}`:                                                                                                    `linux.seccomp.defaultAction: there is no action "X"`,
-		`{"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": 1}`:                                                                 `linux.seccomp.defaultErrnoRet: SCMP_ACT_ALLOW returns none`,
-		`{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_Z"]}`:                                                     `linux.seccomp.architectures[0]: "SCMP_ARCH_Z" is not supported`,
-		`{"defaultAction": "SCMP_ACT_ALLOW", "flags": ["F"]}`:                                                                       `linux.seccomp.flags: "F" is not supported`,
-		`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"action": "SCMP_ACT_ERRNO"}]}`:                                           `linux.seccomp.syscalls[0].names: it is required`,
-		`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_NOTIFY"}]}`:                       `linux.seccomp.syscalls[0].action: SCMP_ACT_NOTIFY is not supported yet`,
-		`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_KILL", "args": [{"op": "X"}]}]}`:  `linux.seccomp.syscalls[0].args[0].op: there is no operator "X"`,
-		`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_KILL", "args": [{"index": 6}]}]}`: `linux.seccomp.syscalls[0].args[0].index: want 0 to 5, not 6`,
-		`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5000}]}`:      `linux.seccomp.syscalls[0].errnoRet: there is no error 5000`,
+		`{"defaultAction": "X"}`:                                                                                                     `linux.seccomp.defaultAction: there is no action "X"`,
+		`{"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": 1}`:                                                                  `linux.seccomp.defaultErrnoRet: SCMP_ACT_ALLOW returns none`,
+		`{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_Z"]}`:                                                      `linux.seccomp.architectures[0]: "SCMP_ARCH_Z" is not supported`,
+		`{"defaultAction": "SCMP_ACT_ALLOW", "flags": ["F"]}`:                                                                        `linux.seccomp.flags: "F" is not supported`,
+		`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"action": "SCMP_ACT_ERRNO"}]}`:                                            `linux.seccomp.syscalls[0].names: it is required`,
+		`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_NOTIFY"}]}`:                        `linux.seccomp.listenerPath: SCMP_ACT_NOTIFY needs the socket of an agent`,
+		`{"defaultAction": "SCMP_ACT_NOTIFY", "listenerPath": "/s"}`:                                                                 `linux.seccomp.defaultAction: SCMP_ACT_NOTIFY is for calls that are named`,
+		`{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/s"}`:                                                                  `linux.seccomp.listenerPath: it is for SCMP_ACT_NOTIFY, which no call has`,
+		`{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/s", "syscalls": [{"names": ["write"], "action": "SCMP_ACT_NOTIFY"}]}`: `linux.seccomp.syscalls[0].names: write cannot be SCMP_ACT_NOTIFY: without it the agent does not hear of the listener`,
+		`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_KILL", "args": [{"op": "X"}]}]}`:   `linux.seccomp.syscalls[0].args[0].op: there is no operator "X"`,
+		`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_KILL", "args": [{"index": 6}]}]}`:  `linux.seccomp.syscalls[0].args[0].index: want 0 to 5, not 6`,
+		`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5000}]}`:       `linux.seccomp.syscalls[0].errnoRet: there is no error 5000`,
 	} {
 		var p specs.LinuxSeccomp
 		if err := json.Unmarshal([]byte(profile), &p); err != nil {

@@ -1,0 +1,50 @@
+package oci
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+
+	"github.com/powerd/powerd/containers/seccomp"
+)
+
+// Features are what this runtime can do, whether or not this host can.
+//
+// See https://github.com/opencontainers/runtime-spec/blob/v1.3.0/features.md.
+func Features() *features.Features {
+	yes, no := true, false
+	f := &features.Features{
+		OCIVersionMin: "1.0.0",
+		OCIVersionMax: specs.Version,
+		Hooks:         slices.Sorted(maps.Keys(hookLists(&specs.Hooks{}))),
+		Linux: &features.Linux{
+			Capabilities:    Capabilities(),
+			Cgroup:          &features.Cgroup{V1: &no, V2: &yes, Systemd: &yes, SystemdUser: &yes, Rdma: &yes},
+			Seccomp:         seccomp.Features(),
+			Apparmor:        &features.Apparmor{Enabled: &yes},
+			Selinux:         &features.Selinux{Enabled: &yes},
+			IntelRdt:        &features.IntelRdt{Enabled: &no},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
+			NetDevices:      &features.NetDevices{Enabled: &yes},
+		},
+	}
+	for kind := range cloneFlags {
+		f.Linux.Namespaces = append(f.Linux.Namespaces, string(kind))
+	}
+	slices.Sort(f.Linux.Namespaces)
+	for option := range attributes {
+		f.MountOptions = append(f.MountOptions, option, "r"+option)
+	}
+	for option := range propagations {
+		f.MountOptions = append(f.MountOptions, option, "r"+option)
+	}
+	f.MountOptions = append(f.MountOptions, plainOptions...)
+	slices.Sort(f.MountOptions)
+	return f
+}
+
+// plainOptions are those of parseMountOptions that are in no table.
+var plainOptions = []string{"async", "atime", "bind", "defaults", "idmap", "iversion", "loud", "mand", "noiversion", "nolazytime", "nomand",
+	"norelatime", "nostrictatime", "rbind", "ridmap", "silent", "tmpcopyup"}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -20,25 +21,31 @@ import (
 	"github.com/powerd/powerd/containers/group"
 	"github.com/powerd/powerd/containers/images"
 	"github.com/powerd/powerd/containers/launch"
+	"github.com/powerd/powerd/containers/network"
 	"github.com/powerd/powerd/containers/oci"
 	"github.com/powerd/powerd/internal/daemon"
 )
 
 // launchFlags say where people's containers are.
 type launchFlags struct {
-	dir, run, manager string
+	dir, run, manager, subnet string
 }
 
 func (f *launchFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.dir, "containers-dir", "/var/lib/powerd", "folder of images and containers")
 	cmd.Flags().StringVar(&f.run, "run-dir", "/run/powerd", "folder of what does not outlive a boot")
+	cmd.Flags().StringVar(&f.subnet, "subnet", network.DefaultSubnet.String(), "addresses of containers on the bridge")
 	cmd.Flags().StringVar(&f.manager, "cgroup-manager", "cgroupfs", "who makes cgroups: cgroupfs, systemd, or none to run without limits")
 }
 
 func (f *launchFlags) launcher() (*launch.Launcher, error) {
 	l := &launch.Launcher{Dir: f.dir, Engine: oci.Engine{Root: filepath.Join(f.run, "containers"), Cgroups: group.Manager{Rootless: os.Geteuid() != 0}}}
 	l.Engine.Placed = placed
-	var err error
+	subnet, err := netip.ParsePrefix(f.subnet)
+	if err != nil || !subnet.Addr().Is4() || subnet.Bits() < 8 || subnet.Bits() > 29 {
+		return nil, usage(fmt.Errorf("cannot use subnet %q", f.subnet), "want an IPv4 prefix of /8 to /29, such as "+network.DefaultSubnet.String())
+	}
+	l.Net = network.Network{Dir: filepath.Join(f.run, "network"), Bridge: "powerd0", Subnet: subnet.Masked()}
 	if l.Dir, err = filepath.Abs(f.dir); err != nil {
 		return nil, err
 	}
@@ -65,7 +72,7 @@ func (f *launchFlags) again(command, name string) ([]string, error) {
 		return nil, err
 	}
 	run, err := filepath.Abs(f.run)
-	return []string{self, command, "--containers-dir", dir, "--run-dir", run, "--cgroup-manager", f.manager, name}, err
+	return []string{self, command, "--containers-dir", dir, "--run-dir", run, "--cgroup-manager", f.manager, "--subnet", f.subnet, name}, err
 }
 
 // annotations of config.json that say how a container is to be placed.
@@ -83,6 +90,7 @@ func newRunCmd(u *ui) *cobra.Command {
 		pull                            string
 		annotations, power              = map[string]string{}, map[string]string{}
 		class                           string
+		publish, dns                    []string
 		slowdown                        float64
 	)
 	cmd := &cobra.Command{
@@ -120,6 +128,25 @@ gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `
 				}
 			}
 			r.Seccomp = profile(sec)
+			if r.Network == "" {
+				if r.Network = launch.Bridge; os.Geteuid() != 0 {
+					r.Network = launch.None
+				}
+			}
+			for _, p := range publish {
+				ports, err := network.ParsePorts(p)
+				if err != nil {
+					return usage(err, "such as 8080:80")
+				}
+				r.Publish = append(r.Publish, ports...)
+			}
+			for _, d := range dns {
+				a, err := netip.ParseAddr(d)
+				if err != nil {
+					return usage(fmt.Errorf("cannot use resolver %q: it is no address", d), "such as --dns 192.0.2.1")
+				}
+				r.DNS = append(r.DNS, a)
+			}
 			for flag, set := range map[string]func(){
 				"class":    func() { power[annotationClass] = class },
 				"slowdown": func() { power[annotationSlowdown] = strconv.FormatFloat(slowdown, 'g', -1, 64) },
@@ -189,7 +216,9 @@ gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `
 	fl.StringArrayVar(&r.Devices, "device", nil, "a device of the host's, such as /dev/fuse")
 	fl.BoolVar(&r.ReadOnly, "read-only", false, "a read-only root")
 	fl.BoolVar(&r.InPlace, "in-place", false, "write to the folder that is the image")
-	fl.StringVar(&r.Network, "network", "none", "network: none, host")
+	fl.StringVar(&r.Network, "network", "", "network: none, host, bridge (default: bridge for root, else none)")
+	fl.StringArrayVarP(&publish, "publish", "p", nil, "[[HOSTIP:]HOSTPORT:]PORT[/PROTOCOL] that the host publishes")
+	fl.StringSliceVar(&dns, "dns", nil, "resolvers instead of the host's")
 	fl.Float64Var(&r.CPUs, "cpus", 0, "cpu time it may use, in cpus")
 	fl.StringVar(&r.CPUSet, "cpuset-cpus", "", "cpus it may run on, such as 0-3,6")
 	fl.Uint64Var(&r.CPUWeight, "cpu-weight", 0, "its weight where cpu time is scarce, 1 to 10000")

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/powerd/powerd/containers/images"
+	"github.com/powerd/powerd/containers/network"
 	"github.com/powerd/powerd/containers/oci"
 )
 
@@ -31,24 +32,29 @@ type Launcher struct {
 	Dir string
 	// Engine runs them; its Root must not outlive a boot.
 	Engine oci.Engine
-	store  *images.Store
+	// Net is what containers with the network "bridge" are on.
+	Net   network.Network
+	store *images.Store
 }
 
 // A Container is what container.json says, and what became of it.
 type Container struct {
-	Name    string    `json:"name"`
-	Image   string    `json:"image"` // in full
-	Digest  string    `json:"digest,omitempty"`
-	Args    []string  `json:"args"`
-	Created time.Time `json:"created"`
-	Network string    `json:"network"`
-	Detach  bool      `json:"detach,omitempty"`
-	Remove  bool      `json:"remove,omitempty"` // when it has ended
-	Init    bool      `json:"init,omitempty"`
+	Name     string    `json:"name"`
+	Image    string    `json:"image"` // in full
+	Digest   string    `json:"digest,omitempty"`
+	Args     []string  `json:"args"`
+	Created  time.Time `json:"created"`
+	Hostname string    `json:"hostname"`
+	Network  string    `json:"network"`
+	Detach   bool      `json:"detach,omitempty"`
+	Remove   bool      `json:"remove,omitempty"` // when it has ended
+	Init     bool      `json:"init,omitempty"`
 	// StopSignal asks it to end.
 	StopSignal string       `json:"stop_signal,omitempty"`
 	Overlay    *oci.Overlay `json:"overlay,omitempty"`
-	Ports      []string     `json:"ports,omitempty"`
+	// Ports are published, if it is on the bridge, and Address is its own there.
+	Ports   []network.Port `json:"ports,omitempty"`
+	Address string         `json:"address,omitempty"`
 
 	// Status is creating, created, running, paused or stopped.
 	Status specs.ContainerState `json:"status"`
@@ -118,7 +124,7 @@ func (l *Launcher) Prepare(ctx context.Context, r Request) (c *Container, err er
 		}
 		return nil, fmt.Errorf("cannot make container %s: %v", r.Name, err)
 	}
-	c = &Container{Name: r.Name, Image: img.Ref, Digest: img.Digest, Created: time.Now().UTC(), Network: r.Network, Detach: r.Detach, Remove: r.Remove, Init: r.Init,
+	c = &Container{Name: r.Name, Image: img.Ref, Digest: img.Digest, Created: time.Now().UTC(), Network: r.Network, Ports: r.Publish, Detach: r.Detach, Remove: r.Remove, Init: r.Init,
 		StopSignal: cmp.Or(img.Config.StopSignal, "TERM"), Status: specs.StateCreating}
 	defer func() {
 		if err != nil {
@@ -151,7 +157,7 @@ func (l *Launcher) Prepare(ctx context.Context, r Request) (c *Container, err er
 	if err := r.files(dir, spec); err != nil {
 		return c, err
 	}
-	c.Args = spec.Process.Args
+	c.Args, c.Hostname = spec.Process.Args, spec.Hostname
 	data, err := json.MarshalIndent(spec, "", "\t")
 	if err != nil {
 		return c, err
@@ -173,7 +179,27 @@ func validName(s string) bool {
 
 // options are the engine's for a container.
 func (l *Launcher) options(c *Container) oci.CreateOptions {
-	return oci.CreateOptions{Overlay: c.Overlay, Init: c.Init}
+	o := oci.CreateOptions{Overlay: c.Overlay, Init: c.Init}
+	if c.Network == Bridge {
+		o.Visit = func(pid int) error { return l.connect(c, pid) }
+	}
+	return o
+}
+
+// connect puts a container whose process waits on the bridge.
+func (l *Launcher) connect(c *Container, pid int) error {
+	lease, err := l.Net.Attach(c.Name, pid, c.Ports)
+	if err != nil {
+		return err
+	}
+	c.Address = lease.Address.String()
+	// It is mounted already, so it is written to and not replaced.
+	f, err := os.OpenFile(filepath.Join(l.dir(c.Name), "hosts"), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "%s %s\n", c.Address, c.Hostname)
+	return errors.Join(err, f.Close(), l.save(c))
 }
 
 // Run runs a prepared container to its end, on our own standard descriptors, and
@@ -181,12 +207,19 @@ func (l *Launcher) options(c *Container) oci.CreateOptions {
 func (l *Launcher) Run(ctx context.Context, c *Container, signals <-chan os.Signal) (code int, err error) {
 	code, err = l.Engine.Run(ctx, c.Name, l.dir(c.Name), l.options(c), signals)
 	if err == nil {
-		err = l.ended(c, code)
+		err = errors.Join(l.ended(c, code), l.disconnect(c))
 	}
 	if c.Remove || err != nil {
 		err = errors.Join(err, l.remove(ctx, c))
 	}
 	return code, err
+}
+
+func (l *Launcher) disconnect(c *Container) error {
+	if c.Network != Bridge {
+		return nil
+	}
+	return l.Net.Detach(c.Name)
 }
 
 // ended writes the exit status of a container down as the monitor does.
@@ -289,6 +322,9 @@ func (l *Launcher) Remove(ctx context.Context, name string, force bool) error {
 
 func (l *Launcher) remove(ctx context.Context, c *Container) error {
 	if err := l.Engine.Delete(ctx, c.Name, true); err != nil && !errors.Is(err, oci.ErrNotFound) {
+		return err
+	}
+	if err := l.disconnect(c); err != nil {
 		return err
 	}
 	store, err := l.images()

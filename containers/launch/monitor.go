@@ -146,5 +146,5 @@ func (l *Launcher) Ended(ctx context.Context, name string) error {
 	if err := l.Engine.Delete(ctx, name, true); err != nil && !errors.Is(err, oci.ErrNotFound) {
 		return err
 	}
-	return nil
+	return l.disconnect(c)
 }

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
+	"net/netip"
 	"os"
 	"path"
 	"path/filepath"
@@ -15,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/powerd/powerd/containers/images"
+	"github.com/powerd/powerd/containers/network"
 	"github.com/powerd/powerd/containers/oci"
 )
 
@@ -40,7 +43,9 @@ type Request struct {
 	Tmpfs    []string // DESTINATION[:OPTIONS]
 	Devices  []string // a device of the host's: /dev/fuse
 
-	Network string // "none" or "host"
+	Network string // None, Host or Bridge
+	Publish []network.Port
+	DNS     []netip.Addr // instead of the host's resolvers
 
 	CPUs              float64 // of cpu time; 0 for no limit
 	CPUSet            string
@@ -58,6 +63,13 @@ type Request struct {
 	Annotations      map[string]string
 }
 
+// Networks that a container can be on.
+const (
+	None   = "none"   // its own lo
+	Host   = "host"   // the host's interfaces
+	Bridge = "bridge" // an eth0 of its own
+)
+
 // defaultPids bounds what a fork bomb can do.
 const defaultPids = 2048
 
@@ -69,8 +81,10 @@ func (r *Request) check() error {
 	switch {
 	case r.Image == "":
 		return errors.New("cannot run a container: no image is given")
-	case r.Network != "none" && r.Network != "host":
-		return fmt.Errorf("cannot use network %q: want none or host", r.Network)
+	case r.Network != None && r.Network != Host && r.Network != Bridge:
+		return fmt.Errorf("cannot use network %q: want none, host or bridge", r.Network)
+	case len(r.Publish) > 0 && r.Network != Bridge:
+		return fmt.Errorf("cannot publish port %s: the network is %s, not bridge", r.Publish[0], r.Network)
 	case r.Detach && r.Terminal:
 		return errors.New("cannot give a terminal to a detached container: nobody holds it; leave --tty out, or run it in a terminal multiplexer")
 	case r.CPUs < 0:
@@ -187,7 +201,7 @@ func (r *Request) spec(store *images.Store, img *images.Image, root *images.Root
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 		s.Linux.UIDMappings, s.Linux.GIDMappings = m, m
 	}
-	if r.Network == "host" {
+	if r.Network == Host {
 		s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
 		if r.UserNS != nil { // who does not own the network namespace may not mount sysfs
 			for i := range s.Mounts {
@@ -343,7 +357,10 @@ func addDevice(s *specs.Spec, name string) error {
 func (r *Request) files(dir string, s *specs.Spec) error {
 	hosts := "127.0.0.1 localhost " + s.Hostname + "\n::1 localhost ip6-localhost ip6-loopback\n"
 	list := map[string]string{"hostname": s.Hostname + "\n", "hosts": hosts}
-	if r.Network == "host" {
+	if resolv, err := os.ReadFile("/etc/resolv.conf"); r.Network == Bridge && (err == nil || errors.Is(err, fs.ErrNotExist)) {
+		list["resolv.conf"] = network.Resolv(string(resolv), r.DNS)
+	}
+	if r.Network == Host {
 		for _, name := range []string{"hosts", "resolv.conf"} {
 			if data, err := os.ReadFile("/etc/" + name); err == nil {
 				list[name] = string(data)

@@ -86,7 +86,7 @@ func check(s *specs.Spec) error {
 	}{
 		{s.Linux.IntelRdt != nil, "linux.intelRdt", "not supported yet"},
 		{s.Linux.MemoryPolicy != nil, "linux.memoryPolicy", "not supported yet"},
-		{len(s.Linux.NetDevices) > 0, "linux.netDevices", "not supported yet"},
+		{len(s.Linux.NetDevices) > 0 && !owns(s, specs.NetworkNamespace), "linux.netDevices", "they need a network namespace of the container's own"},
 		{s.Process.ApparmorProfile != "" && !enabled("/sys/module/apparmor/parameters/enabled"), "process.apparmorProfile", "AppArmor is not enabled on this host"},
 		{s.Process.SelinuxLabel != "" && !exists("/sys/fs/selinux/enforce"), "process.selinuxLabel", "SELinux is not enabled on this host"},
 		{s.Linux.MountLabel != "" && !exists("/sys/fs/selinux/enforce"), "linux.mountLabel", "SELinux is not enabled on this host"},

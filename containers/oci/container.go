@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/powerd/powerd/containers/group"
+	"github.com/powerd/powerd/containers/network"
 	"github.com/powerd/powerd/containers/seccomp"
 	"github.com/powerd/powerd/containers/spawn"
 )
@@ -231,7 +234,7 @@ func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.
 		return nil, err
 	}
 	hooks := hookLists(spec.Hooks)
-	before := o.Visit != nil || len(hooks["prestart"])+len(hooks["createRuntime"])+len(hooks["createContainer"]) > 0
+	before := o.Visit != nil || len(spec.Linux.NetDevices) > 0 || len(hooks["prestart"])+len(hooks["createRuntime"])+len(hooks["createContainer"]) > 0
 	s, err := script(spec, rootfs, namespaces, parts{talk: t, start: start, console: con, made: made, overlay: o.Overlay, init: o.Init, visit: before,
 		identity: identity{preserve: o.Preserve, keepKeyring: o.KeepKeyring, console: con != nil, filter: filter, talk: t}})
 	if err != nil {
@@ -250,6 +253,11 @@ func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.
 		visit = func(pid int) error {
 			if o.Visit != nil {
 				if err := o.Visit(pid); err != nil {
+					return err
+				}
+			}
+			for _, name := range slices.Sorted(maps.Keys(spec.Linux.NetDevices)) {
+				if err := network.MoveDevice(pid, name, spec.Linux.NetDevices[name]); err != nil {
 					return err
 				}
 			}

@@ -168,7 +168,7 @@ func newPsCmd(u *ui) *cobra.Command {
 			}
 			return u.json(list)
 		default:
-			rows := [][]string{{"NAME", "STATUS", "PID", "CREATED", "IMAGE", "COMMAND"}}
+			rows := [][]string{{"NAME", "STATUS", "PID", "CREATED", "IMAGE", "PORTS", "COMMAND"}}
 			for _, c := range list {
 				status := string(c.Status)
 				if c.Status == specs.StateStopped {
@@ -181,7 +181,7 @@ func newPsCmd(u *ui) *cobra.Command {
 				if c.Pid > 0 {
 					pid = strconv.Itoa(c.Pid)
 				}
-				rows = append(rows, []string{c.Name, status, pid, ago(time.Since(c.Created)), c.Image, short(strings.Join(c.Args, " "), 40)})
+				rows = append(rows, []string{c.Name, status, pid, ago(time.Since(c.Created)), c.Image, ports(c), short(strings.Join(c.Args, " "), 40)})
 			}
 			u.table(rows)
 		}
@@ -191,6 +191,15 @@ func newPsCmd(u *ui) *cobra.Command {
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "those that have ended too")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "the names alone")
 	return cmd
+}
+
+// ports are what a container publishes.
+func ports(c *launch.Container) string {
+	var out []string
+	for _, p := range c.Ports {
+		out = append(out, p.String())
+	}
+	return cmp.Or(short(strings.Join(out, ","), 40), "-")
 }
 
 // ago is a time that has passed, in its largest unit.

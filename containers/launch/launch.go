@@ -383,10 +383,25 @@ func (l *Launcher) Stop(ctx context.Context, name string, after time.Duration) e
 			return err
 		}
 		if gone {
-			return nil
+			return l.settled(ctx, c)
 		}
 	}
 	return fmt.Errorf("cannot stop container %s: its process %d does not end", name, c.Pid)
+}
+
+// settled waits until a detached container's monitor has written its end down.
+func (l *Launcher) settled(ctx context.Context, c *Container) error {
+	for range 200 {
+		if _, err := l.Engine.State(c.Name); !c.Detach || errors.Is(err, oci.ErrNotFound) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return nil // the monitor was killed: `powerd rm` does its work
 }
 
 // awaitEnd waits for a process to end.

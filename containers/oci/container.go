@@ -64,6 +64,9 @@ var (
 	ErrExists   = errors.New("there is one already")
 )
 
+// gone ends the name of a state that is being removed; no id has a tilde.
+const gone = "~"
+
 // notInID tells what an id, the name of a folder and of a cgroup, cannot hold.
 func notInID(r rune) bool {
 	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_+.-", r))
@@ -280,7 +283,7 @@ func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.
 		}
 		p.Pidfd.Close()
 		r.Pid = 0
-		if werr != nil && !errors.Is(err, errHook) {
+		if werr != nil && !errors.As(err, new(givenUp)) {
 			err = werr
 		}
 		if status.Signaled() && status.Signal() == unix.SIGSYS {
@@ -292,14 +295,16 @@ func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.
 	return &created{r, p, receive}, e.save(dir, r)
 }
 
-// errHook marks a failure of the runtime's own, not of the script's.
-var errHook = errors.New("the container is given up")
+// givenUp is a failure of the runtime's own, not of the script's.
+type givenUp struct{ error }
+
+func (g givenUp) Unwrap() error { return g.error }
 
 // accompany does the runtime's part while the script runs, until all is prepared.
 func (e *Engine) accompany(p *spawn.Process, r *record, spec *specs.Spec, namespaces *plan, t *talk, visit func(pid int) error, filter *seccomp.Filter) (err error) {
 	giveUp := func(err error) error {
 		t.Close() // the script ends where it waits
-		return fmt.Errorf("%w: %w", errHook, err)
+		return givenUp{err}
 	}
 	r.Pid = p.Pid
 	if namespaces.user {
@@ -526,6 +531,9 @@ func (r *record) signal(sig unix.Signal) error {
 // one too, and what a crash has left of one.
 func (e *Engine) Delete(ctx context.Context, id string, force bool) error {
 	dir, r, err := e.load(id)
+	if errors.Is(err, ErrNotFound) {
+		return errors.Join(err, os.RemoveAll(filepath.Join(e.Root, id+gone))) // if a crash left it
+	}
 	if err != nil {
 		return err
 	}
@@ -565,7 +573,17 @@ func (e *Engine) destroy(ctx context.Context, dir string, r *record) error {
 		}
 		time.Sleep(wait)
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	// At once, so that nobody takes half of it for a container.
+	err := os.Rename(dir, dir+gone)
+	if errors.Is(err, fs.ErrExist) { // a crash left it
+		if err = os.RemoveAll(dir + gone); err == nil {
+			err = os.Rename(dir, dir+gone)
+		}
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot remove state: %v", err)
+	}
+	if err := os.RemoveAll(dir + gone); err != nil {
 		return fmt.Errorf("cannot remove state: %v", err)
 	}
 	return nil

@@ -91,7 +91,7 @@ func newOCICmd(u *ui, f *ociFlags) *cobra.Command {
 		},
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.PersistentFlags().StringVar(&f.engine.Root, "root", "/run/powerd-oci", "folder of the containers' state")
+	root.PersistentFlags().StringVar(&f.engine.Root, "root", defaultRoot(), "folder of the containers' state")
 	root.PersistentFlags().StringVar(&f.manager, "cgroup-manager", "cgroupfs", "who makes cgroups: cgroupfs, or none to run without limits")
 	root.PersistentFlags().StringVar(&f.log, "log", "", "file that errors are appended to")
 	root.PersistentFlags().StringVar(&f.logFormat, "log-format", "text", "format of the log: text, json")
@@ -106,6 +106,14 @@ func newOCICmd(u *ui, f *ociFlags) *cobra.Command {
 		one("resume", "Let a paused container go on", f.engine.Resume),
 		newOCIKillCmd(f), newOCIDeleteCmd(f))
 	return root
+}
+
+// defaultRoot is where the state is: an ordinary user's is the user's.
+func defaultRoot() string {
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && os.Geteuid() != 0 {
+		return filepath.Join(dir, "powerd-oci")
+	}
+	return "/run/powerd-oci"
 }
 
 // createFlags are the flags of create and run.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -85,7 +86,10 @@ func TestOCI(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := guestNode{testbed.Start(t, testbed.Config{CoresPerSocket: 2, Curve: curve(), Root: testbed.Debian,
-		Files: map[string]string{"/usr/bin/powerd": binary, "/usr/bin/powerd-oci": binary, "/c/rootfs/bin/busybox": busybox}}), t}
+		Packages: []string{"apparmor", "procps", "uidmap"},
+		Modules:  []string{"overlay", "dummy", "veth", "bridge", "nft_masq", "nft_nat", "nft_fib_ipv4", "nft_chain_nat", "nft_ct"},
+		Files: map[string]string{"/usr/bin/powerd": binary, "/usr/bin/powerd-oci": binary, "/c/rootfs/bin/busybox": busybox,
+			"/usr/bin/seccomp-agent": program(t, "./testdata/seccomp-agent")}}), t}
 	g.run("systemctl", "is-system-running", "--wait")
 	g.run("sh", "-ec", "cd /c/rootfs; chmod 755 bin/busybox; for a in $(bin/busybox --list); do [ $a = busybox ] || ln -s busybox bin/$a; done; chmod 755 bin/busybox; mkdir -p etc tmp; chmod 1777 tmp; ln -s /etc/shadow etc/link; ln -s ../../../../.. tmp/up")
 
@@ -412,6 +416,83 @@ mkdir -p /c/shared /c/rootfs/shared; mountpoint -q /c/shared || mount --bind /c/
 		g.left()
 	})
 
+	t.Run("seccomp notify", func(t *testing.T) {
+		g.t = t
+		agent, err := g.Start(t.Context(), "/tmp/agent", testbed.Command{Argv: []string{"seccomp-agent", "/run/agent"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.run("sh", "-c", "until [ -S /run/agent ]; do sleep 0.1; done")
+		for _, noNewPrivs := range []bool{true, false} {
+			s := bundle("sh", "-c", "mkdir /tmp/d; sleep 1000")
+			s.Root.Readonly = false
+			s.Process.NoNewPrivileges = noNewPrivs
+			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerPath: "/run/agent", ListenerMetadata: "meta",
+				Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir", "mkdirat"}, Action: specs.ActNotify}}}
+			g.put(s)
+			g.run("sh", "-c", "powerd-oci run -d -b /c n1 </dev/null >/tmp/out 2>&1 || { cat /tmp/out; exit 1; }")
+			r, err := g.Run(t.Context(), "powerd-oci", "exec", "n1", "mkdir", "/tmp/e")
+			if err != nil || !strings.Contains(string(r.Stderr), "'/tmp/e': No space left") {
+				t.Errorf("exec: %v, %s%s", err, r.Stdout, r.Stderr)
+			}
+			g.run("powerd-oci", "delete", "--force", "n1")
+			if out := g.text("/tmp/out"); !strings.Contains(out, "'/tmp/d': No space left") {
+				t.Errorf("the program: %s", out)
+			}
+		}
+		if got, want := g.text("/tmp/agent"), strings.Repeat("[seccompFd] meta n1 creating true\n[seccompFd] meta n1 running true\n", 2); got+"\n" != want {
+			t.Errorf("the agent was told:\n%s\nwant:\n%s", got, want)
+		}
+		g.Signal(agent, syscall.SIGKILL) //nolint:errcheck // Wait tells
+		g.Wait(t.Context(), agent)       //nolint:errcheck // as killed
+		g.left()
+	})
+
+	t.Run("net devices", func(t *testing.T) {
+		g.t = t
+		g.run("/c/rootfs/bin/busybox", "ip", "link", "add", "dev0", "type", "dummy")
+		g.run("/c/rootfs/bin/busybox", "ip", "addr", "add", "198.51.100.7/24", "dev", "dev0")
+		s := bundle("sh", "-c", "ip -o -4 addr show dev net0 | tr -s ' ' | cut -d' ' -f2-4; cat /sys/class/net/net0/flags; ip -o link show lo | grep -o LOWER_UP")
+		s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"dev0": {Name: "net0"}}
+		if r := g.runIn(s); r.Code != 0 || string(r.Stdout) != "net0 inet 198.51.100.7/24\n0x83\nLOWER_UP\n" {
+			t.Errorf("code %d, %s%s", r.Code, r.Stdout, r.Stderr)
+		}
+		s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"nonesuch": {}}
+		if r := g.runIn(s); r.Code != 1 || !strings.Contains(string(r.Stderr), "cannot move interface nonesuch into the container: Link not found") {
+			t.Errorf("code %d, %s", r.Code, r.Stderr)
+		}
+		g.left()
+	})
+
+	// An ordinary user runs containers, in a user namespace with its own two ids or
+	// with what /etc/subuid gives it.
+	t.Run("rootless", func(t *testing.T) {
+		g.t = t
+		g.run("sh", "-ec", "id me >/dev/null 2>&1 || useradd -m -u 1234 me; echo me:300000:65536 > /etc/subuid; cp /etc/subuid /etc/subgid; install -d -o me /run/me")
+		for _, ids := range [][]specs.LinuxIDMapping{
+			{{ContainerID: 0, HostID: 1234, Size: 1}},
+			{{ContainerID: 0, HostID: 1234, Size: 1}, {ContainerID: 1, HostID: 300000, Size: 1000}},
+		} {
+			s := bundle("sh", "-c", "id -u; cat /proc/self/uid_map | tr -s ' '; hostname; cat /proc/self/setgroups; echo x > /dev/null && echo null; mount -t tmpfs t /tmp && echo mounted")
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"})
+			s.Linux.UIDMappings, s.Linux.GIDMappings = ids, ids
+			s.Linux.Resources = nil
+			g.put(s)
+			r, err := g.Run(t.Context(), "setpriv", "--reuid", "1234", "--regid", "1234", "--clear-groups", "env", "XDG_RUNTIME_DIR=/run/me",
+				"powerd-oci", "--cgroup-manager", "none", "run", "-b", "/c", "r1")
+			want := "0\n 0 1234 1\nbox\ndeny\nnull\n"
+			if len(ids) > 1 {
+				want = "0\n 0 1234 1\n 1 300000 1000\nbox\nallow\nnull\n"
+			}
+			if err != nil || string(r.Stdout) != want || !strings.Contains(string(r.Stderr), "mount: permission denied") {
+				t.Errorf("%v, code %d\n%s%s\nwant:\n%s", err, r.Code, r.Stdout, r.Stderr, want)
+			}
+		}
+		if left := g.run("ls", "/run/me/powerd-oci"); left != "" {
+			t.Errorf("left: %s", left)
+		}
+	})
+
 	// The executable of a process in a container is never powerd's, and cannot be
 	// written: neither its own, nor through an interpreter that is /proc/self/exe.
 	t.Run("CVE-2019-5736", func(t *testing.T) {
@@ -453,13 +534,78 @@ mkdir -p /c/shared /c/rootfs/shared; mountpoint -q /c/shared || mount --bind /c/
 		g.left()
 	})
 
+	// A masked path is covered by the host's null device, whatever the container has made
+	// of its own.
+	t.Run("CVE-2025-31133", func(t *testing.T) {
+		g.t = t
+		before := g.text("/proc/sys/kernel/core_pattern")
+		s := bundle("sh", "-c", "echo '|/evil' > /proc/timer_list; echo '|/evil' > /proc/kcore; cat /proc/timer_list /proc/kcore | wc -c; stat -c %t,%T /proc/timer_list")
+		s.Mounts = append(s.Mounts[:1:1], s.Mounts[3:]...) // the image's own /dev
+		g.run("sh", "-ec", "rm -rf /c/rootfs/dev; mkdir /c/rootfs/dev; ln -s /proc/sys/kernel/core_pattern /c/rootfs/dev/null; ln -s /dev/null /c/rootfs/dev/x")
+		if r := g.runIn(s); r.Code != 0 || string(r.Stdout) != "0\n1,3\n" {
+			t.Errorf("code %d, %s%s", r.Code, r.Stdout, r.Stderr)
+		}
+		if got := g.text("/proc/sys/kernel/core_pattern"); got != before {
+			t.Errorf("core_pattern is now %q", got)
+		}
+		g.run("sh", "-ec", "rm -rf /c/rootfs/dev; mkdir /c/rootfs/dev")
+		g.left()
+	})
+
+	// Where the container has put something else in the place of /proc, neither labels
+	// nor sysctls are written to that (CVE-2019-16884 was the first of the kind).
+	t.Run("CVE-2025-52881, CVE-2019-16884", func(t *testing.T) {
+		g.t = t
+		g.run("sh", "-ec", `mkdir -p /c/fake/self/attr/apparmor /c/fake/thread-self/attr/apparmor /c/fake/sys/net/ipv4 /c/rootfs/real
+touch /c/fake/self/attr/apparmor/exec /c/fake/thread-self/attr/apparmor/exec /c/fake/thread-self/attr/exec /c/fake/self/attr/exec
+ln -sf /real/sysrq-trigger /c/fake/sys/net/ipv4/ip_default_ttl
+echo 'profile confined flags=(attach_disconnected) { file, deny /etc/denied w, }' > /c/profile; apparmor_parser -r /c/profile`)
+		s := bundle("sh", "-c", "cat /real/self/attr/current; cat /real/sys/net/ipv4/ip_default_ttl; cat /proc/thread-self/attr/apparmor/exec /proc/self/attr/apparmor/exec | wc -c")
+		s.Mounts[0] = specs.Mount{Destination: "/proc", Type: "bind", Source: "/c/fake", Options: []string{"bind"}}
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/real", Type: "proc", Source: "proc"})
+		s.Process.ApparmorProfile = "confined"
+		s.Linux.Sysctl = map[string]string{"net.ipv4.ip_default_ttl": "77"}
+		s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = nil, nil
+		if r := g.runIn(s); r.Code != 0 || string(r.Stdout) != "confined (enforce)\n77\n0\n" {
+			t.Errorf("code %d, %s%s", r.Code, r.Stdout, r.Stderr)
+		}
+		// exec too.
+		s.Process.Args = []string{"sleep", "1000"}
+		g.put(s)
+		g.run("sh", "-c", "powerd-oci run -d -b /c p1 </dev/null >/dev/null 2>&1")
+		if got := g.run("powerd-oci", "exec", "p1", "cat", "/real/self/attr/current"); got != "confined (enforce)\n" {
+			t.Errorf("exec: %s", got)
+		}
+		g.run("powerd-oci", "delete", "--force", "p1")
+		g.run("sh", "-ec", "apparmor_parser -R /c/profile; rm -r /c/fake; rmdir /c/rootfs/real")
+		g.left()
+	})
+
+	// Mounts onto links of the image's go where the link points inside the root.
+	t.Run("CVE-2021-30465", func(t *testing.T) {
+		g.t = t
+		g.run("sh", "-ec", "mkdir -p /c/escape; mkdir -p /c/rootfs/c/escape; ln -sfn ../../../../../../c/escape /c/rootfs/tmp/link; ln -sfn /proc/self/cwd /c/rootfs/tmp/magic")
+		s := bundle("sh", "-c", "stat -f -c %T /c/escape; grep -c ' /c/escape ' /proc/self/mountinfo")
+		s.Root.Readonly = false
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/tmp/link", Type: "tmpfs", Source: "tmpfs"})
+		if r := g.runIn(s); r.Code != 0 || string(r.Stdout) != "tmpfs\n1\n" {
+			t.Errorf("code %d, %s%s", r.Code, r.Stdout, r.Stderr)
+		}
+		s.Mounts[len(s.Mounts)-1].Destination = "/tmp/magic/x"
+		if r := g.runIn(s); r.Code != 1 || !strings.Contains(string(r.Stderr), "too many levels of symbolic links") {
+			t.Errorf("through a magic link: code %d, %s%s", r.Code, r.Stdout, r.Stderr)
+		}
+		g.run("sh", "-ec", "rm /c/rootfs/tmp/link /c/rootfs/tmp/magic; rm -r /c/rootfs/c")
+		g.left()
+	})
+
 	t.Run("refused", func(t *testing.T) {
 		g.t = t
 		for why, change := range map[string]func(*specs.Spec){
 			"cannot run \"nonesuch\": no such file":           func(s *specs.Spec) { s.Process.Args[0] = "nonesuch" },
 			"linux.seccomp.defaultAction: there is no action": func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{} },
 			"is there already":                                func(s *specs.Spec) { s.Linux.CgroupsPath = "/system.slice" },
-			"enter process.cwd":                               func(s *specs.Spec) { s.Process.Cwd = "/proc/self/fd/7" }, // CVE-2024-21626
+			"/proc/self/fd/7":                                 func(s *specs.Spec) { s.Process.Cwd = "/proc/self/fd/7" }, // CVE-2024-21626
 			"mount /nonesuch": func(s *specs.Spec) {
 				s.Mounts = append(s.Mounts, specs.Mount{Destination: "/nonesuch", Type: "nonesuchfs"})
 			},
@@ -478,10 +624,10 @@ mkdir -p /c/shared /c/rootfs/shared; mountpoint -q /c/shared || mount --bind /c/
 	t.Run("many, and killed in between", func(t *testing.T) {
 		g.t = t
 		g.put(bundle("true"))
-		g.run("sh", "-ec", `for i in $(seq 100); do powerd-oci run -b /c m$i </dev/null & [ $((i % 20)) = 0 ] && wait; done; wait`)
+		g.run("sh", "-ec", `for i in $(seq 200); do powerd-oci run -b /c m$i </dev/null & [ $((i % 20)) = 0 ] && wait; done; wait`)
 		g.left()
-		for i := range 20 {
-			g.run("sh", "-c", fmt.Sprintf("powerd-oci run -b /c k%d </dev/null >/dev/null 2>&1 & p=$!; sleep 0.%02d; kill -9 $p; wait; powerd-oci delete --force k%d; true", i, 3*i, i))
+		for i := range 50 {
+			g.run("sh", "-c", fmt.Sprintf("powerd-oci run -b /c k%d </dev/null >/dev/null 2>&1 & p=$!; sleep 0.%03d; kill -9 $p; wait; powerd-oci delete --force k%d; true", i, 4*i, i))
 		}
 		g.left()
 	})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -155,8 +154,12 @@ gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `
 					set()
 				}
 			}
-			r.Annotations = annotations
-			maps.Copy(r.Annotations, power)
+			r.Annotations = power
+			for name, value := range annotations {
+				if _, flagged := power[name]; !flagged {
+					power[name] = value
+				}
+			}
 			if err := checkPower(r.Annotations); err != nil {
 				return usage(err, "`powerd run --help` shows what they take")
 			}

@@ -23,10 +23,13 @@ import (
 )
 
 // staticBinary builds powerd as a guest can run it.
-func staticBinary(t *testing.T) string {
+func staticBinary(t *testing.T) string { return program(t, ".") }
+
+// program builds a program as a guest can run it.
+func program(t *testing.T, pkg string) string {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "powerd")
-	cmd := exec.Command("go", "build", "-trimpath", "-o", file, ".")
+	file := filepath.Join(t.TempDir(), "program")
+	cmd := exec.Command("go", "build", "-trimpath", "-o", file, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

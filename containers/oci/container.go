@@ -8,8 +8,10 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -361,11 +363,29 @@ func saveConfig(dir string, spec *specs.Spec) error {
 	return nil
 }
 
+// writeMaps maps the ids of a process' user namespace. An ordinary user may map its own
+// two ids, and what /etc/subuid and /etc/subgid give it by newuidmap and newgidmap.
+//
+// See user_namespaces(7).
 func writeMaps(pid int, s *specs.Spec) error {
 	for _, m := range []struct {
-		file string
-		ids  []specs.LinuxIDMapping
-	}{{"uid_map", s.Linux.UIDMappings}, {"gid_map", s.Linux.GIDMappings}} {
+		file, helper string
+		own          int
+		ids          []specs.LinuxIDMapping
+	}{{"uid_map", "newuidmap", os.Geteuid(), s.Linux.UIDMappings}, {"gid_map", "newgidmap", os.Getegid(), s.Linux.GIDMappings}} {
+		if os.Geteuid() != 0 {
+			if len(m.ids) != 1 || m.ids[0].Size != 1 || int(m.ids[0].HostID) != m.own {
+				if err := mapByHelper(m.helper, pid, m.ids); err != nil {
+					return err
+				}
+				continue
+			}
+			if m.file == "gid_map" { // for groups may be there to take rights away
+				if err := os.WriteFile(fmt.Sprintf("/proc/%d/setgroups", pid), []byte("deny"), 0); err != nil {
+					return fmt.Errorf("cannot map ids: %w", err)
+				}
+			}
+		}
 		var text strings.Builder
 		for _, id := range m.ids {
 			fmt.Fprintf(&text, "%d %d %d\n", id.ContainerID, id.HostID, id.Size)
@@ -373,6 +393,18 @@ func writeMaps(pid int, s *specs.Spec) error {
 		if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, m.file), []byte(text.String()), 0); err != nil {
 			return fmt.Errorf("cannot map ids: %w", err)
 		}
+	}
+	return nil
+}
+
+func mapByHelper(helper string, pid int, ids []specs.LinuxIDMapping) error {
+	args := []string{strconv.Itoa(pid)}
+	for _, id := range ids {
+		args = append(args, fmt.Sprint(id.ContainerID), fmt.Sprint(id.HostID), fmt.Sprint(id.Size))
+	}
+	out, err := exec.Command(helper, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("cannot map ids by %s: %w: %s (Debian's package is uidmap)", helper, err, tail(string(out)))
 	}
 	return nil
 }
@@ -553,7 +585,9 @@ func (e *Engine) Delete(ctx context.Context, id string, force bool) error {
 
 func (e *Engine) destroy(ctx context.Context, dir string, r *record) error {
 	if r.Pid != 0 {
-		if err := r.signal(unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		err := r.signal(unix.SIGKILL)
+		// A security module may forbid the signal; its cgroup's end kills it then.
+		if err != nil && !errors.Is(err, unix.ESRCH) && !(errors.Is(err, fs.ErrPermission) && r.Cgroup.Path != "") {
 			return err
 		}
 	}

@@ -128,7 +128,7 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 		}
 		defer in.talk.Close()
 	}
-	in.proc = b.begin(o.Process)
+	b.begin(o.Process)
 	for i := range o.Preserve {
 		b.Keep(spawn.FD(3 + i))
 	}

@@ -19,8 +19,6 @@ import (
 
 // identity is what a process gets beside what config.json says of it.
 type identity struct {
-	// proc is the host's /proc, opened before the root became another.
-	proc spawn.Register
 	// preserve is how many descriptors above 2 are for the program.
 	preserve    int
 	keepKeyring bool
@@ -163,7 +161,6 @@ func enabled(file string) bool {
 // The order matters: what the program may not do any more is taken from it late, the
 // filter last, for it may forbid all but execve.
 func (b *builder) process(p *specs.Process, in identity) error {
-	b.openProc = in.proc
 	b.stdio(p, in)
 	if s := p.Scheduler; s != nil {
 		attr := schedAttr(s)

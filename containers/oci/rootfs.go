@@ -211,7 +211,10 @@ func (b *builder) hide(nulls []spawn.Register) {
 	const plain = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 	for key, value := range b.spec.Linux.Sysctl {
 		what := "set sysctl " + key
-		fd := b.openIn(what, "/proc/sys/"+strings.ReplaceAll(key, ".", "/"), unix.O_WRONLY).Save()
+		// The host's own /proc, whose sysctls are those of the namespaces of whoever
+		// opens them: the container's may be anything (CVE-2025-52881).
+		how := &unix.OpenHow{Flags: unix.O_WRONLY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV}
+		fd := b.Do(what, unix.SYS_OPENAT2, b.openProc, "sys/"+strings.ReplaceAll(key, ".", "/"), spawn.Struct(how), unix.SizeofOpenHow).Save()
 		b.Do(what, unix.SYS_WRITE, fd, []byte(value), len(value))
 		b.close(fd)
 	}

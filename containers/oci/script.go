@@ -27,7 +27,7 @@ type parts struct {
 // script writes down all that stands between clone3 and the program.
 func script(s *specs.Spec, rootfs string, pl *plan, in parts) (*spawn.Script, error) {
 	b := &builder{spec: s}
-	proc := b.begin(s.Process)
+	b.begin(s.Process)
 	pl.enter(b, in.talk)
 	if s.Hostname != "" {
 		b.Do("set hostname", unix.SYS_SETHOSTNAME, s.Hostname, len(s.Hostname))
@@ -56,7 +56,6 @@ func script(s *specs.Spec, rootfs string, pl *plan, in parts) (*spawn.Script, er
 		}
 	}
 	b.hide(nulls)
-	in.proc = proc
 	if err := b.process(s.Process, in.identity); err != nil {
 		return nil, err
 	}
@@ -94,15 +93,18 @@ func (b *builder) loopback() {
 	b.close(fd)
 }
 
-// begin does what has to be done as who the runtime is. It returns the host's /proc.
-func (b *builder) begin(p *specs.Process) (proc spawn.Register) {
+// begin does what has to be done as who the runtime is, and where the host's /proc is at
+// hand.
+func (b *builder) begin(p *specs.Process) {
 	b.Do("name the process", unix.SYS_PRCTL, unix.PR_SET_NAME, "powerd-init", 0, 0, 0)
-	b.Do("hide from who is in the container", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	if os.Geteuid() == 0 { // an ordinary user could not map its ids then
+		b.Do("hide from who is in the container", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	}
 	if adj := p.OOMScoreAdj; adj != nil {
 		const what = "set process.oomScoreAdj"
 		b.write(what, b.Do(what, unix.SYS_OPENAT, unix.AT_FDCWD, "/proc/self/oom_score_adj", unix.O_WRONLY|unix.O_CLOEXEC).Save(), strconv.Itoa(*adj))
 	}
-	return b.Do("open /proc", unix.SYS_OPENAT, unix.AT_FDCWD, "/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC).Save()
+	b.openProc = b.Do("open /proc", unix.SYS_OPENAT, unix.AT_FDCWD, "/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC).Save()
 }
 
 // searchPath is where a process' program is looked for.

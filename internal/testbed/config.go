@@ -45,6 +45,10 @@ type Config struct {
 	// Files are copied into the guest: guest path to host path. Programs must be
 	// static.
 	Files map[string]string
+	// Packages are what a Debian root has beside the least, such as podman.
+	Packages []string
+	// Modules are what the kernel loads beside its own, such as overlay.
+	Modules []string
 	// Memory in MiB; 0 means 512.
 	Memory int
 	// HostShare is the part of a host cpu's time that a vCPU gets at speed 1; slower

@@ -46,13 +46,13 @@ for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub
 	ln -sf /dev/null "etc/systemd/system/$unit"
 done
 cd ..
-truncate -s 1G "$1/root.ext4"
+truncate -s 2G "$1/root.ext4"
 mkfs.ext4 -q -F -O ^has_journal -d root root.ext4
 rm -rf root
 `
 
-// debianImage returns the disk of a Debian root, made once per recipe.
-func debianImage(ctx context.Context) (string, error) {
+// debianImage returns the disk of a Debian root with more packages, made once per recipe.
+func debianImage(ctx context.Context, more []string) (string, error) {
 	release, err := os.ReadFile("/etc/os-release")
 	if err != nil {
 		return "", fmt.Errorf("cannot tell which Debian this is: %w", err)
@@ -61,9 +61,10 @@ func debianImage(ctx context.Context) (string, error) {
 	if suite == "" {
 		return "", fmt.Errorf("cannot tell which Debian this is: /etc/os-release has no VERSION_CODENAME")
 	}
-	sum := sha256.Sum256([]byte(debianRecipe + debianPackages + suite))
+	packages := strings.Join(append([]string{debianPackages}, more...), ",")
+	sum := sha256.Sum256([]byte(debianRecipe + packages + suite))
 	dir, err := cached("debian-"+suite+"-"+hex.EncodeToString(sum[:6]), func(dir string) error {
-		if _, err := tool(ctx, dir, "sh", "-c", debianRecipe, "recipe", dir, suite, debianPackages); err != nil {
+		if _, err := tool(ctx, dir, "sh", "-c", debianRecipe, "recipe", dir, suite, packages); err != nil {
 			return fmt.Errorf("cannot make the Debian root: %w; %s", err, setupHint)
 		}
 		return nil

@@ -41,17 +41,17 @@ func buildAgent(ctx context.Context, dir string) (string, error) {
 }
 
 // writeInitramfs makes the archive the kernel unpacks as its first root: the
-// agent as /init, the modules and, for a root without a disk, busybox. Each of
+// agent as /init, its modules and those given, and, for a root without a disk, busybox. Each of
 // files (guest path to host path) goes to its place, or, with a disk, to
 // wire.FilesDir for the agent to copy.
-func writeInitramfs(name string, k *kernel, agent string, disk bool, files map[string]string) error {
+func writeInitramfs(name string, k *kernel, agent string, disk bool, modules []string, files map[string]string) error {
 	want, prefix := nodeModules, ""
 	var boot wire.Boot
 	if disk {
 		want, prefix = slices.Concat(nodeModules, diskModules), wire.FilesDir
 		boot.RootDevice = "/dev/vda"
 	}
-	order, err := loadOrder(k.deps, want...)
+	order, err := loadOrder(k.deps, slices.Concat(want, modules)...)
 	if err != nil {
 		return err
 	}

@@ -166,7 +166,7 @@ func (n *Node) prepare(ctx context.Context) ([]string, error) {
 	}
 	files := maps.Clone(n.cfg.Files)
 	if n.cfg.Root == Debian {
-		image, err := debianImage(ctx)
+		image, err := debianImage(ctx, n.cfg.Packages)
 		if err != nil {
 			return nil, err
 		}
@@ -181,7 +181,7 @@ func (n *Node) prepare(ctx context.Context) ([]string, error) {
 		files["/etc/systemd/system/powerd-testbed-agent.service"] = unit
 		files[agentPath] = agent
 	}
-	return args, writeInitramfs(filepath.Join(n.dir, "initramfs"), k, agent, n.cfg.Root == Debian, files)
+	return args, writeInitramfs(filepath.Join(n.dir, "initramfs"), k, agent, n.cfg.Root == Debian, n.cfg.Modules, files)
 }
 
 // start starts QEMU with a socket for QMP and one for the agent, and returns our

@@ -123,7 +123,7 @@ func TestInitramfsRefuses(t *testing.T) {
 		"the path is not absolute and clean":   {files: map[string]string{"etc/f": file}},
 		"cannot take /f into the guest: open ": {files: map[string]string{"/f": filepath.Join(dir, "none")}},
 	} {
-		err := writeInitramfs(filepath.Join(dir, "initramfs"), k, file, tt.disk, tt.files)
+		err := writeInitramfs(filepath.Join(dir, "initramfs"), k, file, tt.disk, nil, tt.files)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
 		}

@@ -3,7 +3,7 @@
 
 GO ?= go
 
-.PHONY: all build test check setup fuzz bench clean
+.PHONY: all build test check setup fuzz bench conformance clean
 
 all: build
 
@@ -26,6 +26,9 @@ fuzz: ## every fuzz target, FUZZTIME each
 
 bench: ## the cost of a tick on 128 cpus and 200 containers
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/daemon ./placement
+
+conformance: setup ## powerd-oci beside runc and crun: writes docs/oci-conformance.md
+	$(GO) test -count=1 -timeout 60m -run TestValidation -v ./internal/conformance -update
 
 clean:
 	rm -f powerd

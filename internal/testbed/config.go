@@ -47,6 +47,9 @@ type Config struct {
 	Files map[string]string
 	// Packages are what a Debian root has beside the least, such as podman.
 	Packages []string
+	// Disks are images, such as Image makes, that a Debian guest has as /dev/vdb and
+	// on; changes are lost.
+	Disks []string
 	// Modules are what the kernel loads beside its own, such as overlay.
 	Modules []string
 	// Memory in MiB; 0 means 512.

@@ -171,6 +171,9 @@ func (n *Node) prepare(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 		args = append(args, "-drive", "file="+image+",if=virtio,format=raw,snapshot=on")
+		for _, disk := range n.cfg.Disks {
+			args = append(args, "-drive", "file="+disk+",if=virtio,format=raw,snapshot=on")
+		}
 		unit := filepath.Join(n.dir, "agent.service")
 		if err := os.WriteFile(unit, []byte(agentUnit), 0o644); err != nil {
 			return nil, err

@@ -57,6 +57,7 @@ var rules = map[string]rule{
 	"internal/sim":           {may: []string{"containers", "cpufreq", "cstates", "internal/cpuset", "internal/sysfs", "internal/units"}, why: "a machine does not know who governs it"},
 	"internal/bench":         {may: []string{"configs", "internal/daemon", "internal/energy", "internal/sim", "internal/sysfs", "internal/units"}, why: "it runs the daemon as users do"},
 	"internal/testbed":       {may: []string{"cpufreq", "cstates", "internal/cpuset", "internal/sysfs", "internal/units", "internal/testbed/wire", "github.com/u-root", "golang.org/x/sys"}, why: "a machine does not know who governs it"},
+	"internal/conformance":   {why: "it runs what others have made, in a node"},
 	"internal/testbed/guest": {may: []string{"internal/testbed/wire", "internal/sysfs", "golang.org/x/sys"}, why: "it runs alone in a guest"},
 	"internal/testbed/wire":  {why: "both ends speak it"},
 	"internal/sysfs/sysfstest": {may: []string{"internal/sysfs", "golang.org/x/tools/txtar"},

@@ -48,6 +48,7 @@ var rules = map[string]rule{
 	"containers/launch": {may: []string{"containers/images", "containers/network", "containers/oci", "containers/spawn", "github.com/opencontainers/runtime-spec", "golang.org/x/sys"},
 		why: "it joins the rooms that run containers, for people; what is cheap for a machine others know"},
 	"internal/energy": {may: []string{"cpufreq", "cstates", "internal/sysfs", "internal/units"}, why: "it prices hardware, and decides nothing"},
+	"internal/limit":  {why: "a bound knows no policy"},
 	"placement": {may: []string{"cpufreq", "internal/cpuset", "internal/units"},
 		banned: []string{"os", "net", "sync", "context", "log", "io", "math/rand", "math/rand/v2"},
 		why:    "deciding is pure: the same input, the same plan, on any machine and in any test"},

@@ -3,7 +3,7 @@
 
 GO ?= go
 
-.PHONY: all build test check setup fuzz bench conformance clean
+.PHONY: all build test check setup fuzz bench conformance bench-runtime clean
 
 all: build
 
@@ -29,6 +29,9 @@ bench: ## the cost of a tick on 128 cpus and 200 containers
 
 conformance: setup ## powerd-oci beside runc and crun: writes docs/oci-conformance.md
 	$(GO) test -count=1 -timeout 60m -run TestValidation -v ./internal/conformance -update
+
+bench-runtime: setup ## how long containers take to start, beside runc and crun: writes docs/startup.md
+	$(GO) test -count=1 -timeout 30m -run TestStartup -v ./internal/conformance -startup
 
 clean:
 	rm -f powerd

@@ -151,12 +151,12 @@ nproc; cat /sys/fs/cgroup/pids.max; echo done`)
 			t.Fatal(err)
 		}
 		g.run("powerd", "run", "-d", "--name", "busy", "/small", "bash", "-c", "while :; do :; done")
-		s := g.status(func(s *daemon.Snapshot) bool {
+		g.status(func(s *daemon.Snapshot) bool {
 			return len(s.Containers) == 1 && s.Containers[0].Class == "batch" && s.Tick > 5 && s.Containers[0].CPUs != ""
 		})
 		g.run("powerd", "run", "-d", "--name", "x1", "--class", "latency", "--slowdown", "1.5", "/small", "bash", "-c", "cat /proc/self/status | while read k v; do [ $k = Cpus_allowed_list: ] && echo $v; done; sleep 1000")
 		first := strings.TrimSpace(g.run("sh", "-c", `for i in $(seq 50); do [ -n "$(powerd logs x1)" ] && break; sleep 0.2; done; powerd logs x1`))
-		s = g.status(func(s *daemon.Snapshot) bool {
+		s := g.status(func(s *daemon.Snapshot) bool {
 			return len(s.Containers) == 2 && s.Plan != nil && len(s.Plan.Assignments) == 2
 		})
 		found := false

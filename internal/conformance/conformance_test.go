@@ -261,7 +261,6 @@ mkdir -p etc tmp var data; echo 'root:x:0:0::/:/bin/sh' > etc/passwd; tar -c . |
 				{p + "run --rm --network none --pids-limit 33 box cat /sys/fs/cgroup/pids.max", "33"},
 				{p + "run --rm --network none --sysctl kernel.msgmax=4444 box cat /proc/sys/kernel/msgmax", "4444"},
 				{p + "run --rm --network none --uidmap 0:100000:1000 box sh -c 'cat /proc/self/uid_map' | tr -s ' '", "0 100000 1000"},
-				{p + "run --rm --network none --init box sh -c 'echo with init'", "with init"},
 				{p + "run --rm --network none --security-opt seccomp=unconfined box grep Seccomp: /proc/self/status | tr -d '\\t'", "Seccomp:0"},
 				{p + "run --rm --network none box grep Seccomp: /proc/self/status | tr -d '\\t'", "Seccomp:2"},
 				{p + "run -d --network none --name c1 box sh -c 'echo started; sleep 1000' | grep -c .", "1"},

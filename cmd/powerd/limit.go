@@ -205,11 +205,12 @@ func parseSpeeds(s string) (limit.Hull, error) {
 // platformHull prices one core in watts, and the power around it where it is the only one
 // of a cluster that works; idle, it is in its deepest state.
 func platformHull(p energy.Platform) (limit.Hull, error) {
-	var awake, asleep units.Power
+	var awake units.Power
 	if p.Cluster != nil {
-		awake, asleep = p.Cluster.Power, p.Cluster.Sleep
+		awake = p.Cluster.Power
 	}
-	points := []limit.Point{{Power: float64(p.Choose().Deepest+asleep) / float64(units.Watt)}}
+	// The deepest of a cluster is the whole cluster's already.
+	points := []limit.Point{{Power: float64(p.Choose().Deepest) / float64(units.Watt)}}
 	for _, o := range p.Curve.OPPs {
 		points = append(points, limit.Point{Speed: o.Speed, Power: float64(o.Active()+awake) / float64(units.Watt)})
 	}

@@ -36,6 +36,14 @@ type exitCode int
 
 func (e exitCode) Error() string { return fmt.Sprintf("it ended with code %d", int(e)) }
 
+// ended is what a program that has come to its end leaves powerd to end with.
+func ended(code int, err error) error {
+	if err == nil && code != 0 {
+		return exitCode(code)
+	}
+	return err
+}
+
 // coded is an error with an exit code of its own.
 type coded struct {
 	error

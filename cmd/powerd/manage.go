@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -16,7 +15,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
 
-	"github.com/powerd/powerd/configs"
 	"github.com/powerd/powerd/containers/launch"
 	"github.com/powerd/powerd/containers/oci"
 	"github.com/powerd/powerd/internal/daemon"
@@ -27,8 +25,8 @@ import (
 func newManageCmds(u *ui) []*cobra.Command {
 	return []*cobra.Command{
 		newExecCmd(), newPsCmd(u), newLogsCmd(u), newStatsCmd(u), newStopCmd(u), newRmCmd(u), newImagesCmd(u), newRmiCmd(u),
-		newManyCmd(u, "freeze", "Freeze all processes of containers", func(l *launch.Launcher, ctx context.Context, name string) error { return l.Engine.Pause(ctx, name) }),
-		newManyCmd(u, "thaw", "Let frozen containers go on", func(l *launch.Launcher, ctx context.Context, name string) error { return l.Engine.Resume(ctx, name) }),
+		newManyCmd(u, "freeze", "Freeze all processes of containers", (*launch.Launcher).Freeze),
+		newManyCmd(u, "thaw", "Let frozen containers go on", (*launch.Launcher).Thaw),
 	}
 }
 
@@ -43,11 +41,7 @@ func newManyCmd(u *ui, name, short string, do func(*launch.Launcher, context.Con
 		}
 		var errs []error
 		for _, name := range args {
-			_, err := l.Find(name) // for its words
-			if err == nil {
-				err = do(l, cmd.Context(), name)
-			}
-			if err != nil {
+			if err := do(l, cmd.Context(), name); err != nil {
 				errs = append(errs, err)
 				continue
 			}
@@ -115,18 +109,12 @@ func newExecCmd() *cobra.Command {
 			p.Env = append(p.Env, env...)
 			p.Cwd = cmp.Or(cwd, p.Cwd)
 			if !interactive && !tty {
-				if null, err := os.Open(os.DevNull); err == nil {
-					os.Stdin = null
-					defer null.Close()
-				}
+				defer noInput()()
 			}
 			signals, stop := allSignals()
 			defer stop()
 			code, err := l.Engine.Exec(args[0], oci.ExecOptions{Process: p, Detach: detach, Signals: signals})
-			if err == nil && code != 0 {
-				return exitCode(code)
-			}
-			return asShell(err)
+			return ended(code, asShell(err))
 		}}
 	f.add(cmd)
 	fl := cmd.Flags()
@@ -171,11 +159,8 @@ func newPsCmd(u *ui) *cobra.Command {
 			rows := [][]string{{"NAME", "STATUS", "PID", "CREATED", "IMAGE", "PORTS", "COMMAND"}}
 			for _, c := range list {
 				status := string(c.Status)
-				if c.Status == specs.StateStopped {
-					status = "stopped"
-					if c.ExitCode != nil {
-						status = fmt.Sprintf("exit %d", *c.ExitCode)
-					}
+				if c.Status == specs.StateStopped && c.ExitCode != nil {
+					status = fmt.Sprintf("exit %d", *c.ExitCode)
 				}
 				pid := "-"
 				if c.Pid > 0 {
@@ -298,11 +283,9 @@ func newStatsCmd(u *ui) *cobra.Command {
 			return usage(fmt.Errorf("cannot show statistics every %v", interval), "want 100ms or more")
 		}
 		if socket == "" {
-			c, err := configs.Load("", "/etc")
-			if err != nil {
+			if socket, err = daemonSocket(); err != nil {
 				return err
 			}
-			socket = c.Socket
 		}
 		before := map[string]float64{}
 		at := time.Now()
@@ -429,11 +412,7 @@ func newImagesCmd(u *ui) *cobra.Command {
 	cmd := &cobra.Command{Use: "images", Short: "List images that are here", Args: noArgs}
 	format := outputFlag(cmd, "table", "json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		l, err := f.launcher()
-		if err != nil {
-			return err
-		}
-		store, err := l.Images()
+		store, err := f.images()
 		if err != nil {
 			return err
 		}
@@ -463,11 +442,7 @@ func newRmiCmd(u *ui) *cobra.Command {
 			if len(args) == 0 && !prune {
 				return usage(errors.New("cannot remove images: none is named"), "`powerd images` lists them; --prune removes only what nothing needs")
 			}
-			l, err := f.launcher()
-			if err != nil {
-				return err
-			}
-			store, err := l.Images()
+			store, err := f.images()
 			if err != nil {
 				return err
 			}

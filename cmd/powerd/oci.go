@@ -210,10 +210,7 @@ func newOCIRunCmd(f *ociFlags) *cobra.Command {
 			signals, stop := allSignals()
 			defer stop()
 			code, err := f.engine.Run(cmd.Context(), args[0], c.bundle, o, signals)
-			if err == nil && code != 0 {
-				return exitCode(code)
-			}
-			return err
+			return ended(code, err)
 		}}
 	c.add(cmd)
 	cmd.Flags().BoolVarP(&c.Detach, "detach", "d", false, "return once the program runs")
@@ -292,10 +289,7 @@ func newOCIExecCmd(f *ociFlags) *cobra.Command {
 			defer stop()
 			o.Signals = signals
 			code, err := f.engine.Exec(args[0], o)
-			if err == nil && code != 0 {
-				return exitCode(code)
-			}
-			return err
+			return ended(code, err)
 		}}
 	fl := cmd.Flags()
 	fl.SetInterspersed(false)
@@ -554,7 +548,7 @@ func newOCIKillCmd(f *ociFlags) *cobra.Command {
 			if len(args) == 2 {
 				name = args[1]
 			}
-			sig, err := parseSignal(name)
+			sig, err := oci.ParseSignal(name)
 			if err != nil {
 				return usage(err, "give a name such as TERM or SIGTERM, or a number")
 			}
@@ -562,20 +556,6 @@ func newOCIKillCmd(f *ociFlags) *cobra.Command {
 		}}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "all its processes")
 	return cmd
-}
-
-// parseSignal reads a signal by name, with or without SIG, or by number.
-func parseSignal(s string) (unix.Signal, error) {
-	if n, err := strconv.Atoi(s); err == nil {
-		if n < 0 || n > 64 {
-			return 0, fmt.Errorf("cannot send signal %d: there is none", n)
-		}
-		return unix.Signal(n), nil
-	}
-	if sig := unix.SignalNum("SIG" + strings.TrimPrefix(strings.ToUpper(s), "SIG")); sig != 0 {
-		return sig, nil
-	}
-	return 0, fmt.Errorf("cannot send signal %q: there is none", s)
 }
 
 func newOCIDeleteCmd(f *ociFlags) *cobra.Command {

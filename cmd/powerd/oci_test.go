@@ -15,6 +15,13 @@ import (
 	"github.com/powerd/powerd/internal/testbed"
 )
 
+// What nodes that run containers have beside the least; with the same packages they
+// share a disk.
+var (
+	containerPackages = []string{"apparmor", "procps", "uidmap"}
+	containerModules  = []string{"overlay", "dummy", "veth", "bridge", "nft_masq", "nft_nat", "nft_fib_ipv4", "nft_chain_nat", "nft_ct"}
+)
+
 // bundle is what runc spec would write, for a busybox root.
 func bundle(args ...string) *specs.Spec {
 	caps := []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"}
@@ -86,8 +93,8 @@ func TestOCI(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := guestNode{testbed.Start(t, testbed.Config{CoresPerSocket: 2, Curve: curve(), Root: testbed.Debian,
-		Packages: []string{"apparmor", "procps", "uidmap"},
-		Modules:  []string{"overlay", "dummy", "veth", "bridge", "nft_masq", "nft_nat", "nft_fib_ipv4", "nft_chain_nat", "nft_ct"},
+		Packages: containerPackages,
+		Modules:  containerModules,
 		Files: map[string]string{"/usr/bin/powerd": binary, "/usr/bin/powerd-oci": binary, "/c/rootfs/bin/busybox": busybox,
 			"/usr/bin/seccomp-agent": program(t, "./testdata/seccomp-agent")}}), t}
 	g.run("systemctl", "is-system-running", "--wait")

@@ -60,6 +60,25 @@ func (f *launchFlags) launcher() (*launch.Launcher, error) {
 	return l, nil
 }
 
+// images is the store of images.
+func (f *launchFlags) images() (*images.Store, error) {
+	l, err := f.launcher()
+	if err != nil {
+		return nil, err
+	}
+	return l.Images()
+}
+
+// noInput makes standard input empty, until done.
+func noInput() (done func()) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return func() {}
+	}
+	os.Stdin = null
+	return func() { null.Close() }
+}
+
 // again is the command line of a hidden command for the same containers.
 func (f *launchFlags) again(command, name string) ([]string, error) {
 	self, err := os.Executable()
@@ -188,16 +207,10 @@ gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `
 				return nil
 			}
 			if !interactive && !r.Terminal {
-				if null, err := os.Open(os.DevNull); err == nil {
-					os.Stdin = null
-					defer null.Close()
-				}
+				defer noInput()()
 			}
 			code, err := l.Run(context.WithoutCancel(cmd.Context()), c, signals)
-			if err == nil && code != 0 {
-				return exitCode(code)
-			}
-			return asShell(err)
+			return ended(code, asShell(err))
 		},
 	}
 	f.add(cmd)
@@ -308,16 +321,22 @@ func checkPower(a map[string]string) error {
 	return nil
 }
 
+// daemonSocket is where the host's daemon answers.
+func daemonSocket() (string, error) {
+	config, err := configs.Load("", "/etc")
+	return config.Socket, err
+}
+
 // placed asks the daemon, if one runs, to place a container whose cgroup has come. That
 // it is slow does not keep the container: its next tick places it.
 func placed(ctx context.Context) error {
-	config, err := configs.Load("", "/etc")
+	socket, err := daemonSocket()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if err := daemon.Place(ctx, config.Socket); err != nil && !errors.Is(err, daemon.ErrNotRunning) && !errors.Is(err, context.DeadlineExceeded) {
+	if err := daemon.Place(ctx, socket); err != nil && !errors.Is(err, daemon.ErrNotRunning) && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	return nil

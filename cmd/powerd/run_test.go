@@ -31,8 +31,8 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := guestNode{testbed.Start(t, testbed.Config{CoresPerSocket: 4, Curve: curve(), Root: testbed.Debian,
-		Packages: []string{"apparmor", "procps", "uidmap"}, Memory: 1024,
-		Modules: []string{"overlay", "dummy", "veth", "bridge", "nft_masq", "nft_nat", "nft_fib_ipv4", "nft_chain_nat", "nft_ct"},
+		Packages: containerPackages, Memory: 1024,
+		Modules: containerModules,
 		Files:   map[string]string{"/usr/bin/powerd": staticBinary(t), "/etc/powerd/powerd.yaml": policy}}), t}
 	g.run("systemctl", "is-system-running", "--wait")
 	// The node's own files make the Debian root.

@@ -75,7 +75,10 @@ func (m Manager) Create(ctx context.Context, r Ref, limits *specs.LinuxResources
 		err = r.mkdir()
 	}
 	if err == nil {
-		err = errors.Join(g.note(o.Attributes), g.prepare(list, rules, o.Owner))
+		err = g.note(o.Attributes)
+	}
+	if err == nil {
+		err = g.prepare(list, rules, o.Owner)
 	}
 	if err == nil {
 		return g, nil

@@ -69,8 +69,8 @@ var ErrNotFound = errors.New("there is no such container; `powerd ps --all` list
 
 func (l *Launcher) dir(name string) string { return filepath.Join(l.Dir, "containers", name) }
 
-// images opens the store, once.
-func (l *Launcher) images() (*images.Store, error) {
+// Images opens the store of images, once.
+func (l *Launcher) Images() (*images.Store, error) {
 	if l.store == nil {
 		var err error
 		if l.store, err = images.Open(filepath.Join(l.Dir, "images")); err != nil {
@@ -107,7 +107,7 @@ func (l *Launcher) Prepare(ctx context.Context, r Request) (c *Container, err er
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	store, err := l.images()
+	store, err := l.Images()
 	if err != nil {
 		return nil, err
 	}
@@ -277,11 +277,7 @@ func (l *Launcher) Find(name string) (*Container, error) {
 		return nil, err
 	}
 	if data, err := os.ReadFile(filepath.Join(l.dir(name), "exit")); err == nil && len(data) == 4 {
-		status := unix.WaitStatus(binary.NativeEndian.Uint32(data))
-		code := status.ExitStatus()
-		if status.Signaled() {
-			code = 128 + int(status.Signal())
-		}
+		code := oci.ExitCode(unix.WaitStatus(binary.NativeEndian.Uint32(data)))
 		c.ExitCode = &code
 	}
 	return c, nil
@@ -327,7 +323,7 @@ func (l *Launcher) remove(ctx context.Context, c *Container) error {
 	if err := l.disconnect(c); err != nil {
 		return err
 	}
-	store, err := l.images()
+	store, err := l.Images()
 	if err == nil {
 		if err = store.RemoveRoot(ctx, c.Name); errors.Is(err, images.ErrNotFound) {
 			err = nil
@@ -364,8 +360,8 @@ func (l *Launcher) Stop(ctx context.Context, name string, after time.Duration) e
 		return fmt.Errorf("cannot stop container %s: %v", name, err)
 	}
 	defer unix.Close(pidfd)
-	sig := unix.SignalNum("SIG" + strings.TrimPrefix(strings.ToUpper(c.StopSignal), "SIG"))
-	if sig == 0 {
+	sig, err := oci.ParseSignal(c.StopSignal)
+	if err != nil { // the image's own mistake
 		sig = unix.SIGTERM
 	}
 	for _, step := range []struct {
@@ -387,6 +383,22 @@ func (l *Launcher) Stop(ctx context.Context, name string, after time.Duration) e
 		}
 	}
 	return fmt.Errorf("cannot stop container %s: its process %d does not end", name, c.Pid)
+}
+
+// Freeze freezes all processes of a container.
+func (l *Launcher) Freeze(ctx context.Context, name string) error {
+	if _, err := l.Find(name); err != nil {
+		return err
+	}
+	return l.Engine.Pause(ctx, name)
+}
+
+// Thaw lets a frozen container go on.
+func (l *Launcher) Thaw(ctx context.Context, name string) error {
+	if _, err := l.Find(name); err != nil {
+		return err
+	}
+	return l.Engine.Resume(ctx, name)
 }
 
 // settled waits until a detached container's monitor has written its end down.
@@ -422,9 +434,6 @@ func awaitEnd(ctx context.Context, pidfd int, timeout time.Duration) (bool, erro
 		}
 	}
 }
-
-// Images opens the store of images.
-func (l *Launcher) Images() (*images.Store, error) { return l.images() }
 
 // Log opens what a detached container wrote, at its last lines if tail is 0 or more.
 func (l *Launcher) Log(name string, tail int) (*os.File, error) {
@@ -485,7 +494,7 @@ func (l *Launcher) Process(name, user string) (*specs.Process, error) {
 	if user == "" {
 		return p, nil
 	}
-	store, err := l.images()
+	store, err := l.Images()
 	if err != nil {
 		return nil, err
 	}

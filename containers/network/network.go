@@ -123,11 +123,7 @@ func (n *Network) detach(id string) error {
 		return fmt.Errorf("cannot disconnect container %s: %w", id, err)
 	}
 	defer host.Close()
-	if l, err := host.LinkByName(link(id)); err == nil {
-		if err := host.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
-			return fmt.Errorf("cannot disconnect container %s: remove %s: %w", id, link(id), err)
-		}
-	} else if !errors.As(err, new(netlink.LinkNotFoundError)) {
+	if err := pull(host, link(id)); err != nil {
 		return fmt.Errorf("cannot disconnect container %s: %w", id, err)
 	}
 	if err := n.rules(id); err != nil {
@@ -322,13 +318,26 @@ func (n *Network) overlaps(host *netlink.Handle) error {
 	return nil
 }
 
+// pull removes a container's cable, if there is one.
+func pull(host *netlink.Handle, name string) error {
+	l, err := host.LinkByName(name)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil
+	}
+	if err == nil {
+		err = host.LinkDel(l)
+	}
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove %s: %w", name, err)
+	}
+	return nil
+}
+
 // cable makes a pair of interfaces: one on the bridge, and eth0, which has never been
 // anywhere but in the container.
 func cable(host *netlink.Handle, bridge netlink.Link, ns netns.NsHandle, name string) error {
-	if l, err := host.LinkByName(name); err == nil { // a crash left it
-		if err := host.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
-			return fmt.Errorf("remove %s: %w", name, err)
-		}
+	if err := pull(host, name); err != nil { // a crash left it
+		return err
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MasterIndex = name, bridge.Attrs().Index

@@ -3,8 +3,11 @@ package oci
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/powerd/powerd/containers/group"
 )
@@ -100,4 +103,18 @@ func (e *Engine) OOM(ctx context.Context, id string) (<-chan uint64, error) {
 		return nil, err
 	}
 	return r.Cgroup.OOM(ctx)
+}
+
+// ParseSignal reads a signal by name, with or without SIG, or by number.
+func ParseSignal(s string) (unix.Signal, error) {
+	if n, err := strconv.Atoi(s); err == nil {
+		if n < 0 || n > 64 {
+			return 0, fmt.Errorf("cannot send signal %d: there is none", n)
+		}
+		return unix.Signal(n), nil
+	}
+	if sig := unix.SignalNum("SIG" + strings.TrimPrefix(strings.ToUpper(s), "SIG")); sig != 0 {
+		return sig, nil
+	}
+	return 0, fmt.Errorf("cannot send signal %q: there is none", s)
 }

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -162,7 +163,7 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 	pid, err := enter.pid(p)
 	if err == nil {
 		lerr := in.announce(pid, r.State)
-		if err = errors.Join(p.Wait(), lerr); err != nil {
+		if err = cmp.Or(lerr, p.Wait()); err != nil { // the first is why the second
 			waitFor(pid)
 		}
 	}
@@ -245,7 +246,7 @@ func foreground(pid int, terminal *Terminal, signals <-chan os.Signal, kill func
 			if done != nil {
 				<-done // its last words
 			}
-			return exitCode(status)
+			return ExitCode(status)
 		}
 	}
 }

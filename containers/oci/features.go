@@ -40,11 +40,7 @@ func Features() *features.Features {
 	for option := range propagations {
 		f.MountOptions = append(f.MountOptions, option, "r"+option)
 	}
-	f.MountOptions = append(f.MountOptions, plainOptions...)
+	f.MountOptions = append(append(f.MountOptions, noEffect...), "bind", "rbind", "idmap", "ridmap", "tmpcopyup")
 	slices.Sort(f.MountOptions)
 	return f
 }
-
-// plainOptions are those of parseMountOptions that are in no table.
-var plainOptions = []string{"async", "atime", "bind", "defaults", "idmap", "iversion", "loud", "mand", "noiversion", "nolazytime", "nomand",
-	"norelatime", "nostrictatime", "rbind", "ridmap", "silent", "tmpcopyup"}

@@ -177,7 +177,7 @@ func runHookInside(ctx context.Context, h specs.Hook, state specs.State) error {
 	if !stop() {
 		return tooLong(h)
 	}
-	if code := exitCode(status); code != 0 {
+	if code := ExitCode(status); code != 0 {
 		out.SetReadDeadline(time.Now().Add(time.Second)) //nolint:errcheck // what it started may hold the pipe
 		text, _ := io.ReadAll(io.LimitReader(out, 4096))
 		return fmt.Errorf("it ended with code %d: %s", code, tail(string(text)))
@@ -193,8 +193,8 @@ func waitFor(pid int) (status unix.WaitStatus) {
 	}
 }
 
-// exitCode is a program's, or 128 + the signal that ended it.
-func exitCode(status unix.WaitStatus) int {
+// ExitCode is a program's, or 128 + the signal that ended it.
+func ExitCode(status unix.WaitStatus) int {
 	if status.Signaled() {
 		return 128 + int(status.Signal())
 	}

@@ -2,6 +2,7 @@ package oci
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +45,9 @@ var attributes = map[string]struct {
 
 var propagations = map[string]uint64{"private": unix.MS_PRIVATE, "slave": unix.MS_SLAVE, "shared": unix.MS_SHARED, "unbindable": unix.MS_UNBINDABLE}
 
+// noEffect are options of no effect on today's kernels, or the default.
+var noEffect = []string{"defaults", "async", "loud", "norelatime", "nostrictatime", "atime", "nomand", "mand", "silent", "iversion", "noiversion", "nolazytime"}
+
 // parseMountOptions sorts the options of a mount, e.g. "nosuid", "mode=755",
 // "rbind", "rslave".
 //
@@ -68,19 +72,20 @@ func parseMountOptions(options []string) (mountOptions, error) {
 			o.propagation, o.recPropagation = p, true
 			continue
 		}
+		if slices.Contains(noEffect, opt) {
+			continue
+		}
 		switch opt {
 		case "bind":
 			o.bind = true
 		case "rbind":
 			o.bind, o.rbind = true, true
-		case "defaults", "async", "loud", "norelatime", "nostrictatime", "atime":
 		case "idmap":
 			o.idmap = true
 		case "ridmap":
 			o.idmap, o.ridmap = true, true
 		case "tmpcopyup":
 			o.copyUp = true
-		case "nomand", "mand", "silent", "iversion", "noiversion", "nolazytime": // of no effect on today's kernels, or the default
 		case "remount":
 			return o, fmt.Errorf("%s is not supported: give the mount its options at once", opt)
 		default:

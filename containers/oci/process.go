@@ -103,7 +103,11 @@ func listen(f *seccomp.Filter, pid int, state specs.State) error {
 	}
 	defer unix.Close(listener)
 	state.Pid = pid
-	err = f.SendListener(listener, pid, state)
+	return ofConfig(f.SendListener(listener, pid, state))
+}
+
+// ofConfig makes a field of linux.seccomp one of config.json.
+func ofConfig(err error) error {
 	if fe := new(seccomp.FieldError); errors.As(err, &fe) {
 		return &FieldError{fe.Field, fe.Why}
 	}
@@ -144,10 +148,7 @@ func compileFilter(s *specs.Spec) (*seccomp.Filter, error) {
 		return nil, nil
 	}
 	f, err := seccomp.Compile(s.Linux.Seccomp)
-	if fe := new(seccomp.FieldError); errors.As(err, &fe) {
-		return nil, &FieldError{fe.Field, fe.Why}
-	}
-	return f, err
+	return f, ofConfig(err)
 }
 
 // enabled tells whether a security module is.

@@ -172,10 +172,18 @@ func (s *Script) Load(what string, at Addr, mask, plus int) Call {
 	return s.Do(what, loadTrap, at, mask, plus)
 }
 
-// Jump goes on at a call, by its index as Len told.
-func (s *Script) Jump(to int) {
+// GoTo lets the script go on, after one of these errors, at the call with an index as
+// Len tells: further down or back.
+func (c Call) GoTo(to int, errs ...syscall.Errno) {
+	for _, e := range errs {
+		c.SkipOn(e, to-c.at-1)
+	}
+}
+
+// Jump goes on elsewhere. Where, as Len tells, land says when it is known.
+func (s *Script) Jump() (land func(to int)) {
 	c := s.Do("jump", unix.SYS_CLOSE, -1) // always fails, with EBADF
-	c.SkipOn(syscall.EBADF, to-c.at-1)
+	return func(to int) { c.GoTo(to, syscall.EBADF) }
 }
 
 // Init lets this process stay as the init of what follows: the calls that are added
@@ -200,10 +208,9 @@ func (s *Script) Init() (done func()) {
 		sig := s.Do("wait for a signal", unix.SYS_RT_SIGTIMEDWAIT, set(^uint64(0)), 0, 0, 8).Save()
 		s.Do("pass a signal on", unix.SYS_KILL, child, sig).Ignore(syscall.ESRCH, syscall.EPERM)
 		reap := s.Len()
-		c := s.Do("wait for a child", unix.SYS_WAIT4, -1, status, unix.WNOHANG, 0).Some()
-		c.SkipOn(syscall.EPIPE, next-c.at-1) // none has ended
+		s.Do("wait for a child", unix.SYS_WAIT4, -1, status, unix.WNOHANG, 0).Some().GoTo(next, syscall.EPIPE) // none has ended
 		s.Do("look for the program", unix.SYS_KILL, child, 0).Ignore(syscall.EPERM).SkipOn(syscall.ESRCH, 1)
-		s.Jump(reap)
+		s.Jump()(reap)
 		const code = "tell the exit code"
 		s.Load(code, status, 0x7f, 0).Some().SkipOn(syscall.EPIPE, 2) // no signal
 		s.Do(code, unix.SYS_EXIT_GROUP, s.Load(code, status, 0x7f, 128).Save())
@@ -264,7 +271,8 @@ func (s *Script) Find(path, searchPath string) error {
 			for _, e := range []syscall.Errno{syscall.ENOENT, syscall.ENOTDIR, syscall.EACCES} {
 				c.SkipOn(e, 1) // the jump of who was found
 			}
-			s.Do("jump", unix.SYS_CLOSE, -1).SkipOn(syscall.EBADF, 2*left-1)
+			land := s.Jump()
+			land(s.Len() + 2*left - 1)
 		}
 	}
 	return nil

@@ -83,18 +83,25 @@ func programs(t *testing.T) string {
 	return image
 }
 
+// build makes a program as a node can run it.
+func build(t *testing.T, pkg string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "program")
+	cmd := exec.Command("go", "build", "-trimpath", "-o", file, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return file
+}
+
 // node boots a Debian with podman, runc, crun and powerd-oci.
 func node(t *testing.T, disks ...string) *testbed.Node {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("boots a node")
 	}
-	binary := filepath.Join(t.TempDir(), "powerd")
-	build := exec.Command("go", "build", "-trimpath", "-o", binary, "github.com/powerd/powerd/cmd/powerd")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	binary := build(t, "github.com/powerd/powerd/cmd/powerd")
 	busybox, err := filepath.EvalSymlinks("/bin/busybox")
 	if err != nil {
 		t.Fatal(err)
@@ -145,10 +152,7 @@ func TestValidation(t *testing.T) {
 	for _, rt := range runtimes {
 		verdicts[rt] = map[string]Verdict{}
 		for _, name := range names {
-			r, err := n.Run(t.Context(), "sh", "-c", "cd /v && RUNTIME=/usr/bin/"+rt+" timeout -k 5 60 ./"+name)
-			if rt == "runc" || rt == "crun" {
-				r, err = n.Run(t.Context(), "sh", "-c", "cd /v && RUNTIME="+rt+" timeout -k 5 60 ./"+name)
-			}
+			r, err := n.Run(t.Context(), "sh", "-c", "cd /v && RUNTIME="+rt+" timeout -k 5 60 ./"+name)
 			if err != nil {
 				t.Fatal(err)
 			}

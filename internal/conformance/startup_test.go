@@ -6,8 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -41,24 +39,13 @@ func startBundle(t *testing.T) []byte {
 	return data
 }
 
-func timeit(t *testing.T) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "timeit")
-	build := exec.Command("go", "build", "-trimpath", "-o", file, "./testdata/timeit")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	return file
-}
-
 // TestStartup measures, when asked to, in the testbed, where all runtimes run.
 func TestStartup(t *testing.T) {
 	if !*startup {
 		t.Skip("a measurement: `make bench-runtime` makes it")
 	}
 	n := node(t)
-	data, err := os.ReadFile(timeit(t))
+	data, err := os.ReadFile(build(t, "./testdata/timeit"))
 	if err == nil {
 		err = n.Put("/usr/bin/timeit", data, 0o755)
 	}

@@ -51,9 +51,8 @@ func Read(r io.Reader) ([]Job, error) {
 			}
 		}
 		j := Job{v[0], v[1], v[2]}
-		if err := check([]Job{j}); err != nil {
-			_, why, _ := strings.Cut(err.Error(), ": ")
-			return nil, fmt.Errorf("line %d: %s", line, why)
+		if err := j.check(); err != nil {
+			return nil, fmt.Errorf("line %d: %w", line, err)
 		}
 		if jobs = append(jobs, j); len(jobs) > MaxJobs {
 			return nil, fmt.Errorf("line %d: there are more than %d jobs", line, MaxJobs)

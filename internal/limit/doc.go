@@ -7,6 +7,8 @@
 package limit
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -24,14 +26,21 @@ type Level struct{ Speed, Seconds float64 }
 // check refuses what is no job.
 func check(jobs []Job) error {
 	for i, j := range jobs {
-		switch {
-		case math.IsNaN(j.Release) || math.IsInf(j.Release, 0) || math.IsNaN(j.Deadline) || math.IsInf(j.Deadline, 0):
-			return fmt.Errorf("job %d: its release and deadline are no times", i+1)
-		case !(j.Work >= 0) || math.IsInf(j.Work, 0):
-			return fmt.Errorf("job %d: its work is %v, want 0 or more", i+1, j.Work)
-		case j.Deadline < j.Release || j.Deadline == j.Release && j.Work > 0:
-			return fmt.Errorf("job %d: its deadline %v is not after its release %v", i+1, j.Deadline, j.Release)
+		if err := j.check(); err != nil {
+			return fmt.Errorf("job %d: %w", i+1, err)
 		}
+	}
+	return nil
+}
+
+func (j Job) check() error {
+	switch {
+	case math.IsNaN(j.Release) || math.IsInf(j.Release, 0) || math.IsNaN(j.Deadline) || math.IsInf(j.Deadline, 0):
+		return errors.New("its release and deadline are no times")
+	case !(j.Work >= 0) || math.IsInf(j.Work, 0):
+		return fmt.Errorf("its work is %v, want 0 or more", j.Work)
+	case j.Deadline < j.Release || j.Deadline == j.Release && j.Work > 0:
+		return fmt.Errorf("its deadline %v is not after its release %v", j.Deadline, j.Release)
 	}
 	return nil
 }
@@ -50,15 +59,7 @@ func Horizon(jobs []Job) float64 {
 
 // levels sorts times at speeds, the fastest first, and joins those of one speed.
 func levels(list []Level) []Level {
-	slices.SortStableFunc(list, func(a, b Level) int {
-		switch {
-		case a.Speed > b.Speed:
-			return -1
-		case a.Speed < b.Speed:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(list, func(a, b Level) int { return cmp.Compare(b.Speed, a.Speed) })
 	out := list[:0]
 	for _, l := range list {
 		if n := len(out); n > 0 && out[n-1].Speed-l.Speed <= 1e-12*l.Speed {

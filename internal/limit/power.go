@@ -1,6 +1,7 @@
 package limit
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -50,15 +51,7 @@ func NewHull(points []Point) (Hull, error) {
 	if !slices.ContainsFunc(list, func(p Point) bool { return p.Speed == 0 }) {
 		list = append(list, Point{})
 	}
-	slices.SortFunc(list, func(a, b Point) int {
-		switch {
-		case a.Speed != b.Speed:
-			return map[bool]int{true: -1, false: 1}[a.Speed < b.Speed]
-		case a.Power != b.Power:
-			return map[bool]int{true: -1, false: 1}[a.Power < b.Power]
-		}
-		return 0
-	})
+	slices.SortFunc(list, func(a, b Point) int { return cmp.Or(cmp.Compare(a.Speed, b.Speed), cmp.Compare(a.Power, b.Power)) })
 	var h []Point
 	for _, p := range list {
 		if len(h) > 0 && h[len(h)-1].Speed == p.Speed {

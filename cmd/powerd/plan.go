@@ -37,7 +37,7 @@ func newPlanCmd(u *ui) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s, err := planSim(c, config, watch)
+			s, err := planSim(cmd.Context(), c, config, watch)
 			if err != nil {
 				return err
 			}

@@ -16,8 +16,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
+	"time"
 	"unicode/utf8"
+
+	"golang.org/x/term"
 )
 
 // ui is where a command prints.
@@ -45,6 +49,25 @@ func (u *ui) json(v any) error {
 		return fmt.Errorf("cannot write the result: %v", err)
 	}
 	return nil
+}
+
+// progress returns what tells, on a terminal, that one more of n parts is done. It is one
+// line that is written over, and wiped at the end.
+func (u *ui) progress(n int) func(what string) {
+	f, ok := u.err.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return func(string) {}
+	}
+	began, done := time.Now(), 0
+	return func(what string) {
+		done++
+		if done == n {
+			fmt.Fprint(f, "\r\x1b[K")
+			return
+		}
+		left := time.Since(began) * time.Duration(n-done) / time.Duration(done)
+		fmt.Fprintf(f, "\r\x1b[K%d of %d, %v left: %s", done, n, left.Round(time.Second), what)
+	}
 }
 
 // printf prints to standard output.

@@ -34,6 +34,7 @@ type cgroup struct {
 	wait     []*task
 	energy   int64
 	frac     float64
+	attrs    map[string]string
 }
 
 func newCgroup(parent *cgroup, p string) *cgroup {

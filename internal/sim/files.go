@@ -139,6 +139,19 @@ func (m *Machine) Mkdir(name string) error {
 	return nil
 }
 
+// Attribute returns an extended attribute of a cgroup's directory, nil if it has none.
+func (m *Machine) Attribute(name, attribute string) ([]byte, error) {
+	rel, ok := strings.CutPrefix(name, cgroupDir+"/")
+	g := m.find(rel)
+	if !ok || g == nil {
+		return nil, pathErr("getxattr", name, syscall.ENOENT)
+	}
+	if v, ok := g.attrs[attribute]; ok {
+		return []byte(v), nil
+	}
+	return nil, nil
+}
+
 // Remove implements sysfs.FS: it removes an empty cgroup.
 func (m *Machine) Remove(name string) error {
 	rel, ok := strings.CutPrefix(name, cgroupDir+"/")

@@ -91,6 +91,11 @@ func (m *Machine) choose(d *domain, load, util float64) {
 	case "schedutil":
 		// A quarter of headroom on the hardware's maximum.
 		want = d.atLeast(math.Min(1, 1.25*util) * float64(opps[len(opps)-1].Frequency))
+		// A clock of one cpu that has not idled since is not lowered: its average is
+		// of the past (sugov_hold_freq).
+		if len(d.cpus) == 1 && load >= 1 {
+			want = max(want, d.opp)
+		}
 	case "ondemand":
 		// 95 rather than 80, for idle time is accounted to the microsecond.
 		if load > 0.95 {
@@ -99,13 +104,19 @@ func (m *Machine) choose(d *domain, load, util float64) {
 			want = d.nearest(fmin + load*(fmax-fmin))
 		}
 	case "conservative":
+		// Its wish moves by steps of 5 %; the clock follows to the highest OPP not above
+		// it on the way up, the lowest not below it on the way down (cs_dbs_update).
 		step := 0.05 * fmax
-		f := float64(opps[d.opp].Frequency)
+		if f := d.wish; f < fmin || f > fmax || d.atMost(f) != d.opp && d.atLeast(f) != d.opp {
+			d.wish = float64(opps[d.opp].Frequency)
+		}
 		switch {
 		case load > 0.80:
-			want = d.atLeast(math.Min(fmax, f+step))
+			d.wish = math.Min(fmax, d.wish+step)
+			want = d.atMost(d.wish)
 		case load < 0.20:
-			want = d.atMost(math.Max(fmin, f-step))
+			d.wish = math.Max(fmin, d.wish-step)
+			want = d.atLeast(d.wish)
 		}
 	}
 	m.setOPP(d, min(max(want, lo), hi))

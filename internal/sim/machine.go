@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"path"
 	"slices"
 	"time"
 
@@ -23,9 +24,9 @@ var begin = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 // A Machine is a simulated machine. It is for one goroutine.
 type Machine struct {
 	spec       Spec
+	seed       uint64
 	now        time.Duration
-	rng        *rand.Rand // workloads
-	chance     *rand.Rand // faults, so that they do not change the load
+	chance     *rand.Rand // faults
 	faults     Faults
 	cpus       []*cpu
 	domains    []*domain
@@ -53,7 +54,10 @@ type cpu struct {
 	idle     []cstates.Model
 	state    int // index of idle, -1 awake
 	wakes    time.Duration
-	pending  bool // woken, not yet out of its idle state
+	pending  bool                // woken, not yet out of its idle state
+	slept    time.Duration       // when it last went idle
+	gaps     [gaps]time.Duration // how long it last was, around a ring
+	woken    int
 	busy     time.Duration
 	frac     float64 // nJ not yet booked
 	times    []time.Duration
@@ -70,6 +74,7 @@ type domain struct {
 	opp      int
 	min, max units.Frequency // as asked
 	governor string
+	wish     float64 // what conservative asks for, kHz
 	setspeed units.Frequency
 	times    []time.Duration
 	trans    uint64
@@ -89,21 +94,36 @@ type island struct {
 type task struct {
 	w        Workload
 	group    *cgroup
-	left     float64 // seconds of work at the fastest
-	queue    []time.Duration
+	began    time.Duration
+	jobs     func() (Job, bool)
+	coming   Job           // the next one
+	next     time.Duration // when it is released; never if there is none
+	left     float64       // seconds of work at the fastest, of the first in the queue
+	queue    []Job         // released, their times since the machine was made
 	cpu      *cpu
 	last     *cpu
-	next     time.Duration // release
 	done     int
 	missed   int
+	due      int
+	worked   time.Duration
 	latency  []time.Duration
 	finished bool
 	endless  bool
 }
 
+// come makes the task's next job known.
+func (t *task) come() {
+	job, ok := t.jobs()
+	t.next = never
+	if ok {
+		t.coming = job
+		t.next = t.began + job.At
+	}
+}
+
 // New makes a machine.
 func New(c Config) (*Machine, error) {
-	m := &Machine{spec: c.Spec, rng: rand.New(rand.NewPCG(c.Seed, 1)), chance: rand.New(rand.NewPCG(c.Seed, 2)), faults: c.Faults,
+	m := &Machine{spec: c.Spec, seed: c.Seed, chance: rand.New(rand.NewPCG(c.Seed, 2)), faults: c.Faults,
 		files: map[string]*file{}, dirs: map[string]map[string]bool{}, unclaim: map[string]int64{}, foreign: map[string]bool{}, nextSecond: time.Second}
 	if len(c.Spec.Clusters) == 0 {
 		return nil, fmt.Errorf("cannot simulate a machine without cores")
@@ -146,37 +166,79 @@ func New(c Config) (*Machine, error) {
 	}
 	m.root = newCgroup(nil, "")
 	m.buildFiles()
-	for _, w := range c.Workloads {
-		if err := m.addWorkload(w); err != nil {
-			return nil, err
-		}
-	}
 	for _, p := range m.cpus {
 		m.sleep(p)
+	}
+	for _, w := range c.Workloads {
+		if err := m.Start(w); err != nil {
+			return nil, err
+		}
 	}
 	return m, nil
 }
 
-func (m *Machine) addWorkload(w Workload) error {
-	g, err := m.makeCgroup(w.Cgroup)
-	if err != nil {
-		return err
-	}
+// Start begins a workload, in a cgroup that is made where it is not there yet.
+func (m *Machine) Start(w Workload) error {
 	if w.CPUBound == 0 {
 		w.CPUBound = 1
 	}
 	if w.Period < 0 || w.Work < 0 || w.CPUBound < 0 || w.CPUBound > 1 || w.Period > 0 && w.Work == 0 {
 		return fmt.Errorf("cannot simulate workload in %s: a period needs work, and shares lie between 0 and 1", w.Cgroup)
 	}
-	for range max(1, w.Threads) {
-		t := &task{w: w, group: g, endless: w.Period == 0 && w.Work == 0}
-		if w.Period > 0 { // phases differ, as they would
-			t.next = time.Duration(m.rng.Int64N(int64(w.Period)))
-		}
+	g, err := m.makeCgroup(w.Cgroup)
+	if err != nil {
+		return err
+	}
+	if len(w.Attributes) > 0 {
+		g.attrs = w.Attributes
+	}
+	for i := range max(1, w.Threads) {
+		t := &task{w: w, group: g, began: m.now, endless: w.endless(), jobs: w.Stream(m.seed, m.now, i)}
+		t.come()
+		t.finished = t.next == never && !t.endless
 		m.tasks = append(m.tasks, t)
 		g.tasks = append(g.tasks, t)
+		if t.endless {
+			m.enqueue(t)
+		}
 	}
 	return nil
+}
+
+// End kills what runs in a cgroup and removes it. Of jobs not yet done those count as
+// missed whose deadline has passed.
+func (m *Machine) End(name string) error {
+	g := m.find(name)
+	if g == nil || g.parent == nil {
+		return fmt.Errorf("cannot end %s: there is no such cgroup", name)
+	}
+	for _, t := range g.tasks {
+		if t.cpu != nil {
+			m.dequeue(t)
+		}
+		late := t.late(m.now)
+		t.missed += late
+		t.due += late
+		if len(t.queue) > 0 {
+			t.worked += time.Duration((t.queue[0].Work.Seconds() - t.left) * 1e9)
+		}
+		t.queue, t.next, t.finished, t.endless = nil, never, true, false
+	}
+	for o := g; o != nil; o = o.parent {
+		o.wait = slices.DeleteFunc(o.wait, func(t *task) bool { return t.group == g })
+	}
+	g.tasks = nil
+	return m.Remove(path.Join(cgroupDir, name))
+}
+
+// late counts the jobs in the queue whose deadline has passed.
+func (t *task) late(now time.Duration) (n int) {
+	for _, q := range t.queue {
+		if q.Due > 0 && now > q.At+q.Due {
+			n++
+		}
+	}
+	return n
 }
 
 // Now is the machine's wall clock.
@@ -236,11 +298,7 @@ func (m *Machine) Advance(d time.Duration) {
 func (m *Machine) nextEvent() time.Duration {
 	next := m.nextSecond
 	for _, t := range m.tasks {
-		if t.cpu == nil && !t.finished {
-			next = min(next, t.next)
-		} else if t.w.Period > 0 {
-			next = min(next, t.next)
-		}
+		next = min(next, t.next)
 	}
 	for _, p := range m.cpus {
 		if p.pending {
@@ -391,7 +449,7 @@ func (m *Machine) fire() {
 		m.complete(p)
 	}
 	for _, t := range m.tasks {
-		for !t.finished && t.next <= m.now {
+		for t.next <= m.now {
 			m.release(t)
 		}
 	}
@@ -408,20 +466,14 @@ func (m *Machine) fire() {
 	}
 }
 
-// release makes a task's next job due.
+// release puts a task's next job into its queue.
 func (m *Machine) release(t *task) {
-	at := t.next
-	switch {
-	case t.w.Period == 0:
-		t.next = never
-	case t.w.Poisson:
-		t.next += time.Duration(m.rng.ExpFloat64() * float64(t.w.Period))
-	default:
-		t.next += t.w.Period
-	}
-	t.queue = append(t.queue, at)
+	job := t.coming
+	job.At = t.next
+	t.come()
+	t.queue = append(t.queue, job)
 	if len(t.queue) == 1 {
-		t.left = t.w.Work.Seconds()
+		t.left = job.Work.Seconds()
 		m.enqueue(t)
 	}
 }
@@ -432,24 +484,23 @@ func (m *Machine) complete(p *cpu) {
 		if t.endless || t.left > 1e-12 {
 			continue
 		}
-		released := t.queue[0]
+		job := t.queue[0]
 		t.queue = t.queue[1:]
 		t.done++
-		t.latency = append(t.latency, m.now-released)
-		if len(t.latency) > 1<<16 {
-			t.latency = t.latency[1<<15:]
-		}
-		if t.w.Period > 0 && !t.w.Poisson && m.now > released+t.w.Period+time.Microsecond {
-			t.missed++
+		t.worked += job.Work
+		t.latency = append(t.latency, m.now-job.At)
+		if job.Due > 0 {
+			t.due++
+			if m.now > job.At+job.Due+time.Microsecond {
+				t.missed++
+			}
 		}
 		if len(t.queue) > 0 { // the next job waits already
-			t.left = t.w.Work.Seconds()
+			t.left = t.queue[0].Work.Seconds()
 			continue
 		}
 		m.dequeue(t)
-		if t.w.Period == 0 {
-			t.finished = true
-		}
+		t.finished = t.next == never
 	}
 }
 
@@ -540,17 +591,22 @@ func (m *Machine) migrate() {
 	}
 }
 
-// sleep sends an idle cpu into a state: the deepest whose residency fits the time
-// to the next release of a task that last ran here, and whose exit latency is
-// within the bound.
+// sleep sends an idle cpu into a state: the deepest whose residency fits the time that
+// it is predicted to sleep, and whose exit latency is within the bound. As menu does, it
+// knows when the next timer fires of a task that last ran here, and of what comes from
+// outside only how long the last gaps were.
+//
+// See Documentation/admin-guide/pm/cpuidle.rst, the menu governor.
 func (m *Machine) sleep(p *cpu) {
+	p.slept = m.now
+	p.pending, p.wakes = false, never // whoever it was woken for may have gone elsewhere
 	if len(p.idle) == 0 {
 		p.state = -1
 		return
 	}
-	gap := never
+	gap := p.typical()
 	for _, t := range m.tasks {
-		if t.last == p && !t.finished && t.next > m.now {
+		if t.last == p && t.next > m.now && t.w.timer() {
 			gap = min(gap, t.next-m.now)
 		}
 	}
@@ -570,6 +626,36 @@ func (m *Machine) sleep(p *cpu) {
 	}
 }
 
+// gaps is how many of the last idle times the idle governor looks at.
+const gaps = 8
+
+// typical is the mean of the last idle times, if they agree: their deviation is at most
+// a sixth of it, or 20 us. Where they do not, the longest are left out, up to a quarter;
+// and never is the answer if the rest do not agree either.
+//
+// See get_typical_interval in drivers/cpuidle/governors/menu.c.
+func (p *cpu) typical() time.Duration {
+	if p.woken < gaps {
+		return never
+	}
+	sorted := p.gaps
+	slices.Sort(sorted[:])
+	for n := gaps; n >= gaps*3/4; n-- {
+		sum, squares := 0.0, 0.0
+		for _, g := range sorted[:n] {
+			sum += float64(g)
+		}
+		mean := sum / float64(n)
+		for _, g := range sorted[:n] {
+			squares += (float64(g) - mean) * (float64(g) - mean)
+		}
+		if dev := math.Sqrt(squares / float64(n)); dev <= mean/6 || dev <= 20e3 {
+			return time.Duration(mean)
+		}
+	}
+	return never
+}
+
 // bears reports whether the cpu's latency bound lets it enter a state.
 func (p *cpu) bears(s cstates.Model) bool {
 	switch p.bound {
@@ -585,6 +671,8 @@ func (p *cpu) bears(s cstates.Model) bool {
 
 // wake begins to leave the idle state; work starts after its exit latency.
 func (m *Machine) wake(p *cpu) {
+	p.gaps[p.woken%gaps] = m.now - p.slept
+	p.woken++
 	exit := p.idle[p.state].Exit.Duration()
 	if exit <= 0 {
 		p.state = -1
@@ -606,47 +694,69 @@ func (m *Machine) Energy() (total, base int64, groups map[string]int64) {
 
 // Jobs are what came of a cgroup's workloads.
 type Jobs struct {
-	Done, Missed int
-	// P99 is the 99th percentile of the time from release to end.
-	P99 time.Duration
+	// Done, and Missed: those that ended after their deadline, or have not ended though
+	// it has passed. Due counts the deadlines that have passed or been kept.
+	Done, Missed, Due int
+	// Latencies are the times from release to end, in ascending order.
+	Latencies []time.Duration
+	// Work done, on the fastest core at its fastest, parts of jobs included; none is
+	// counted of work without end.
+	Work time.Duration
+}
+
+// Quantile returns the response time that the share q of the jobs needed at most; 0
+// where none is done.
+func (j Jobs) Quantile(q float64) time.Duration {
+	if len(j.Latencies) == 0 {
+		return 0
+	}
+	at := int(math.Ceil(q*float64(len(j.Latencies)))) - 1
+	return j.Latencies[min(max(at, 0), len(j.Latencies)-1)]
 }
 
 // Jobs returns what came of the workloads by cgroup.
 func (m *Machine) Jobs() map[string]Jobs {
-	lat := map[string][]time.Duration{}
 	out := map[string]Jobs{}
 	for _, t := range m.tasks {
 		j := out[t.w.Cgroup]
 		j.Done += t.done
-		j.Missed += t.missed
-		for _, q := range t.queue { // late already, though not done
-			if t.w.Period > 0 && !t.w.Poisson && m.now > q+t.w.Period {
-				j.Missed++
-			}
+		late := t.late(m.now)
+		j.Missed += t.missed + late
+		j.Due += t.due + late
+		j.Latencies = append(j.Latencies, t.latency...)
+		j.Work += t.worked
+		if len(t.queue) > 0 {
+			j.Work += time.Duration((t.queue[0].Work.Seconds() - t.left) * 1e9)
 		}
 		out[t.w.Cgroup] = j
-		lat[t.w.Cgroup] = append(lat[t.w.Cgroup], t.latency...)
 	}
-	for path, l := range lat {
-		if len(l) > 0 {
-			slices.Sort(l)
-			j := out[path]
-			j.P99 = l[(len(l)*99-1)/100]
-			out[path] = j
-		}
+	for _, j := range out {
+		slices.Sort(j.Latencies)
 	}
 	return out
 }
 
-// Work returns the work done by cgroup, in seconds at the fastest; of jobs not yet
-// done their part. Work without end is not counted.
-func (m *Machine) Work() map[string]float64 {
-	out := map[string]float64{}
-	for _, t := range m.tasks {
-		out[t.w.Cgroup] += float64(t.done) * t.w.Work.Seconds()
-		if len(t.queue) > 0 {
-			out[t.w.Cgroup] += t.w.Work.Seconds() - t.left
+// Activity is what a machine's parts have done so far, in seconds.
+type Activity struct {
+	// Speed is the mean over the clocks of the time that they ran, weighted with their
+	// speed relative to their fastest.
+	Speed float64
+	// Idle is the mean over the cpus of the time in each idle state, by name.
+	Idle map[string]float64
+}
+
+// Activity returns what the machine has done so far.
+func (m *Machine) Activity() Activity {
+	a := Activity{Idle: map[string]float64{}}
+	for _, d := range m.domains {
+		for i, t := range d.times {
+			a.Speed += t.Seconds() * d.curve.OPPs[i].Speed / float64(len(m.domains))
 		}
 	}
-	return out
+	for _, p := range m.cpus {
+		for i, t := range p.times {
+			a.Idle[p.idle[i].Name] += t.Seconds() / float64(len(m.cpus))
+		}
+	}
+	return a
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"syscall"
@@ -74,7 +75,7 @@ func TestEnergyByHand(t *testing.T) {
 	if math.Abs(float64(base)-want) > 10 || total != base+groups["a"] {
 		t.Errorf("base %d nJ, want %.0f; total %d", base, want, total)
 	}
-	if j := m.Jobs()["a"]; j.Done != 1 || j.P99 != 3*time.Second {
+	if j := m.Jobs()["a"]; j.Done != 1 || j.Quantile(0.99) != 3*time.Second || j.Work != time.Second {
 		t.Errorf("%+v", j)
 	}
 	if got := m.get(t, raplDir+"/energy_uj"); got != fmt.Sprint(total/1000) {
@@ -108,11 +109,78 @@ func TestGovernors(t *testing.T) {
 	m = machine(t, Config{Governor: "conservative"})
 	d = m.domains[0]
 	m.setOPP(d, 0)
-	if m.choose(d, 0.9, 0); d.opp != 1 { // 1 GHz + 5 % of 3 GHz: 2 GHz is the next
-		t.Errorf("conservative goes up to %d", d.opp)
+	for _, step := range []struct {
+		load float64
+		opp  int
+	}{{0.9, 0}, {0.9, 0}, {0.9, 0}, {0.9, 0}, {0.9, 0}, {0.9, 0}, {0.9, 1}, {0.5, 1}, {0.1, 1}, {0.1, 1}, {0.1, 1}, {0.1, 1}, {0.1, 1}, {0.1, 1}, {0.1, 0}} {
+		// From 1 GHz by 5 % of 3 GHz: 2 GHz is reached at 2.05, and left at 1 again.
+		if m.choose(d, step.load, 0); d.opp != step.opp {
+			t.Errorf("conservative at a load of %g and a wish of %g kHz is at %d, want %d", step.load, d.wish, d.opp, step.opp)
+		}
 	}
-	if m.choose(d, 0.1, 0); d.opp != 0 {
-		t.Errorf("conservative goes down to %d", d.opp)
+}
+
+// A clock of one cpu that has not idled is not lowered by schedutil.
+func TestSchedutilHolds(t *testing.T) {
+	spec := FromCurve("test", ladder(), c6(), 1, 1, units.Watt)
+	m := machine(t, Config{Spec: spec})
+	d := m.domains[0]
+	if m.choose(d, 1, 0.1); d.opp != 2 {
+		t.Errorf("busy all the time, its clock is lowered to %d", d.opp)
+	}
+	if m.choose(d, 0.9, 0.1); d.opp != 0 {
+		t.Errorf("having idled, its clock is %d", d.opp)
+	}
+}
+
+// Jobs that come from outside are a surprise to the idle governor until it has seen
+// eight gaps; those of a timer are not.
+func TestIdlePrediction(t *testing.T) {
+	for timer, want := range map[bool]uint64{true: 0, false: 9} {
+		every := func(*rand.Rand) func() (Job, bool) {
+			n := 0
+			return func() (Job, bool) {
+				n++
+				return Job{At: time.Duration(n) * 50 * time.Microsecond, Work: 10 * time.Microsecond}, n <= 100
+			}
+		}
+		m := machine(t, Config{Governor: "performance", Workloads: []Workload{{Cgroup: "a", Jobs: every, Timer: timer}}})
+		before := m.cpus[0].usage[1]
+		m.Advance(4 * time.Millisecond) // C6 would pay from 100 us
+		if got := m.cpus[0].usage[1] - before; got > want || !timer && got < 7 {
+			t.Errorf("timer %v: C6 was entered %d times in gaps of 40 us, want %d", timer, got, want)
+		}
+	}
+}
+
+// Containers come and go; what they did is still told, and every joule kept.
+func TestStartAndEnd(t *testing.T) {
+	m := machine(t, Config{Workloads: []Workload{{Cgroup: "p/a", Period: 10 * time.Millisecond, Work: time.Millisecond}}})
+	for range 5 {
+		if err := m.Start(Workload{Cgroup: "p/b", Period: 20 * time.Millisecond, Work: 30 * time.Millisecond}); err != nil {
+			t.Fatal(err)
+		}
+		m.Advance(time.Second)
+		if err := m.End("p/b"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.ReadFile(cgroupDir + "/p/b/cpu.stat"); !errors.Is(err, syscall.ENOENT) {
+			t.Errorf("the cgroup is still there: %v", err)
+		}
+	}
+	j := m.Jobs()["p/b"]
+	if j.Done < 150 || j.Missed < 200 || j.Work > 5*time.Second || j.Work < 4*time.Second {
+		t.Errorf("done %d, missed %d, work %v", j.Done, j.Missed, j.Work)
+	}
+	total, base, groups := m.Energy()
+	for _, e := range groups {
+		base += e
+	}
+	if base != total {
+		t.Errorf("parts %d, total %d", base, total)
+	}
+	if err := m.End("p/none"); err == nil {
+		t.Error("a cgroup that is not there is ended")
 	}
 }
 

@@ -101,6 +101,9 @@ On a simulated machine joules are modelled.`,
 	return cmd
 }
 
+// benchWarm is how long a case runs before it is counted.
+const benchWarm = 3 * time.Second
+
 // list splits a flag's value; empty is all.
 func list(s string, all []string) []string {
 	if s == "" {
@@ -122,11 +125,11 @@ func benchCases(platforms, names, shared []string, span time.Duration, seed uint
 			}
 			m := bench.Of(p, share/100)
 			for _, name := range names {
-				l, err := openLoad(name, m.Cores(), span, seed)
+				l, err := openLoad(name, m.Cores(), span+benchWarm, seed)
 				if err != nil {
 					return nil, err
 				}
-				out = append(out, bench.Case{Machine: m, Load: l, Seed: seed, Span: span})
+				out = append(out, bench.Case{Machine: m, Load: l, Seed: seed, Span: span + benchWarm, Warm: benchWarm})
 			}
 		}
 	}
@@ -142,7 +145,15 @@ func openLoad(name string, cores float64, span time.Duration, seed uint64) (load
 		return loads.Load{}, withHint(fmt.Errorf("cannot read load: %v", err), "a load is a file, or one of "+strings.Join(loads.Names(), ", "))
 	}
 	defer f.Close()
-	return loads.Read(name, f, span)
+	l, err := loads.Read(name, f, span-benchWarm)
+	for i := range l.Containers { // every line of a file counts
+		c := &l.Containers[i]
+		c.From += benchWarm
+		if c.Until > 0 {
+			c.Until += benchWarm
+		}
+	}
+	return l, err
 }
 
 // version is the revision this binary was built from.

@@ -44,13 +44,16 @@ func (c Case) Limit() (float64, error) {
 					}
 					due = until
 				}
-				if due > until || j.Work <= 0 {
+				if due > until || j.Work <= 0 || at < c.Warm {
 					continue
 				}
 				alphas[alpha] = true
-				jobs = append(jobs, limit.Job{Release: at.Seconds(), Deadline: due.Seconds(), Work: j.Work.Seconds()})
+				jobs = append(jobs, limit.Job{Release: (at - c.Warm).Seconds(), Deadline: (due - c.Warm).Seconds(), Work: j.Work.Seconds()})
 			}
 		}
+	}
+	if len(jobs) == 0 {
+		return 0, nil
 	}
 	var clusters []limit.Cluster
 	for _, cl := range c.Machine.Spec.Clusters {
@@ -60,7 +63,7 @@ func (c Case) Limit() (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	e, ok, err := limit.Relaxed(jobs, hull, c.Span.Seconds())
+	e, ok, err := limit.Relaxed(jobs, hull, (c.Span - c.Warm).Seconds())
 	if err != nil || !ok {
 		return 0, err
 	}

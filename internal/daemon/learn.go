@@ -117,11 +117,11 @@ func between(last, seen *Seen) (iv interval, ok bool) {
 	usedTotal := 0.0
 	for _, c := range seen.Containers {
 		was, known := before[c.ID]
-		if !known || c.Stat.Usage < was { // new, or another of the same name
+		if !known {
+			continue
+		}
+		if c.Stat.Usage < was { // another of the same name
 			was = max(0, c.Stat.Usage-time.Duration(float64(iv.seconds)*1e9)*time.Duration(max(1, h.Topology.Online.Len())))
-			if !known {
-				was = c.Stat.Usage
-			}
 		}
 		iv.used[c.ID] = c.Stat.Usage - was
 		usedTotal += iv.used[c.ID].Seconds()
@@ -164,18 +164,24 @@ func (m model) learn(last, seen *Seen) (next model) {
 	iv, ok := between(last, seen)
 	if !ok {
 		for _, c := range seen.Containers {
-			next.demand[c.ID] = m.demand[c.ID]
+			if was, known := m.demand[c.ID]; known {
+				next.demand[c.ID] = was
+			}
 		}
 		return next
 	}
 	next.last = iv
 	h := seen.Hardware
 	for _, c := range seen.Containers {
+		used, known := iv.used[c.ID]
+		if !known {
+			continue
+		}
 		where := h.Topology.Online
 		if c.CPUs != nil && !c.CPUs.Empty() {
 			where = *c.CPUs
 		}
-		now := iv.used[c.ID].Seconds() / float64(iv.seconds) * h.speed(iv, where)
+		now := used.Seconds() / float64(iv.seconds) * h.speed(iv, where)
 		if saturated(last, seen, where) {
 			now *= reach
 		}
@@ -292,7 +298,11 @@ func (m model) input(config configs.Config, seen *Seen) placement.Input {
 		if c.Slowdown != 0 {
 			class = bounded(&in.Policy, class, c.Slowdown)
 		}
-		pc := placement.Container{ID: string(c.ID), Class: class, Demand: m.demand[c.ID], Allowed: c.Allowed,
+		demand, known := m.demand[c.ID]
+		if !known {
+			demand = newcomer
+		}
+		pc := placement.Container{ID: string(c.ID), Class: class, Demand: demand, Allowed: c.Allowed,
 			CanPlace: c.CPUs != nil, CanLimit: c.Max != nil}
 		if c.CPUs != nil {
 			pc.CPUs = *c.CPUs
@@ -301,6 +311,10 @@ func (m model) input(config configs.Config, seen *Seen) placement.Input {
 	}
 	return in
 }
+
+// newcomer is the demand, in cores, of a container that has not been seen at work yet: what
+// one busy thread wants. Room that it does not need is given back at the next tick.
+const newcomer = 1
 
 // bounded adds to a policy a class with a bound of its own, unless it has it, and
 // returns its name.

@@ -736,6 +736,13 @@ func (m *Machine) Jobs() map[string]Jobs {
 	return out
 }
 
+// ForgetJobs lets Jobs count anew: what is under way still counts, in whole, when it is done.
+func (m *Machine) ForgetJobs() {
+	for _, t := range m.tasks {
+		t.done, t.missed, t.due, t.worked, t.latency = 0, 0, 0, 0, nil
+	}
+}
+
 // Activity is what a machine's parts have done so far, in seconds.
 type Activity struct {
 	// Speed is the mean over the clocks of the time that they ran, weighted with their

@@ -250,11 +250,13 @@ func (p *simplex) improve(ways []column, prices []float64, enough float64) (pivo
 				gain, at = g, i
 			}
 		}
-		if at < 0 || !p.pivot(ways[at], gain, prices) {
+		if at < 0 {
 			return pivots
 		}
+		if p.pivot(ways[at], gain, prices) {
+			pivots++
+		}
 		ways = slices.Delete(ways, at, at+1)
-		pivots++
 	}
 }
 
@@ -358,18 +360,23 @@ func (p *simplex) way(interval int, worth []float64) (best column, most float64)
 // keeps prices; false if it finds no place.
 func (p *simplex) pivot(c column, gain float64, prices []float64) bool {
 	d := make([]float64, len(p.basis)) // the column in terms of the basis
-	out, room := -1, math.Inf(1)
+	most := 0.0
 	for r, row := range p.inverse {
 		for k, at := range c.rows {
 			d[r] += row[at] * c.values[k]
 		}
-		if d[r] > 1e-9 {
+		most = max(most, math.Abs(d[r]))
+	}
+	small := 1e-9 * most // may be but what rounding left of 0
+	out, room := -1, math.Inf(1)
+	for r := range d {
+		if d[r] > small {
 			room = min(room, (max(p.x[r], 0)+nothing)/d[r])
 		}
 	}
 	// Of the rows that are reached about first, that of the largest number is exact.
 	for r := range d {
-		if d[r] > 1e-9 && max(p.x[r], 0)/d[r] <= room && (out < 0 || d[r] > d[out]) {
+		if d[r] > small && max(p.x[r], 0)/d[r] <= room && (out < 0 || d[r] > d[out]) {
 			out = r
 		}
 	}

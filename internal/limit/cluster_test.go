@@ -3,6 +3,7 @@ package limit
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -235,6 +236,50 @@ func BenchmarkDiscrete(b *testing.B) {
 	for b.Loop() {
 		if _, ok, err := Discrete(jobs, c); !ok || err != nil {
 			b.Fatal(ok, err)
+		}
+	}
+}
+
+// The inverse that was kept up to date is that of the basis, as is one computed anew.
+func TestRefresh(t *testing.T) {
+	jobs := random(rand.New(rand.NewPCG(21, 22)), 20)
+	p := newSimplex(apart(jobs)[0], Cluster{Cores: 8, Speed: []float64{0.5, 1, 3}, Power: []float64{0.5, 2, 9}, Around: []float64{1, 1, 1}})
+	if ok, err := p.start(); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	if _, err := p.optimize(); err != nil {
+		t.Fatal(err)
+	}
+	inverse := func() {
+		t.Helper()
+		for r, row := range p.inverse {
+			for k, c := range p.basis {
+				got, want := 0.0, 0.0
+				if k == r {
+					want = 1
+				}
+				for i, at := range c.rows {
+					got += row[at] * c.values[i]
+				}
+				if math.Abs(got-want) > 1e-9 {
+					t.Fatalf("row %d, column %d of the inverse and the basis: %v", r, k, got)
+				}
+			}
+		}
+	}
+	inverse()
+	x := slices.Clone(p.x)
+	for r := range p.inverse {
+		p.x[r] = -1
+		for k := range p.inverse[r] {
+			p.inverse[r][k] *= 1.5
+		}
+	}
+	p.refresh()
+	inverse()
+	for r := range x {
+		if math.Abs(x[r]-p.x[r]) > 1e-9 {
+			t.Errorf("column %d: %v, want %v", r, p.x[r], x[r])
 		}
 	}
 }

@@ -338,7 +338,11 @@ func TestFluid(t *testing.T) {
 func FuzzRead(f *testing.F) {
 	f.Add("0,1,2\n1,3,1\n")
 	f.Add("work,release,deadline\n1,2,3\n")
+	f.Add("time_s,container,utilisation\n0,a,50\n1,a,\"1\n0\"\n")
 	f.Fuzz(func(t *testing.T, s string) {
+		if _, err := ReadTrace(strings.NewReader(s)); err != nil && strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q", err)
+		}
 		jobs, err := Read(strings.NewReader(s))
 		if err != nil {
 			if strings.Contains(err.Error(), "\n") {

@@ -401,8 +401,7 @@ func limitTable(u *ui, r jsonLimit, discrete, relaxed bool) {
 
 func traceTable(u *ui, r jsonTrace) {
 	trace, energy := section{title: "trace"}, section{title: "energy"}
-	trace.row(fmt.Sprint(r.Intervals), "intervals", "power "+r.Power)
-	trace.row(fmt.Sprintf("%.6g s", r.Seconds), fmt.Sprintf("at most %.6g cores", r.Peak))
+	trace.row(fmt.Sprint(r.Intervals), fmt.Sprintf("%.6g s", r.Seconds), fmt.Sprintf("up to speed %.6g", r.Peak), "power "+r.Power)
 	energy.row(append([]string{"fluid"}, showEnergy(r.Energy.Fluid, nil)...)...)
 	u.sections([]section{trace, energy})
 }

@@ -83,7 +83,9 @@ relaxed is a bound below that, which looks only at how much work is released and
 until each moment. With --relaxed it is all that is computed, for many jobs.
 
 With --trace the file has lines of time_s,container,utilisation, in percent of a core at
-speed 1, and each interval's work is done in that interval.`,
+speed 1. Each time lasts until the next one in the file, and the last as long as the one
+before; the containers that have a line then are summed, and their work is done in that
+interval, at the least that the cores can draw for it on average.`,
 		Example: "  powerd limit jobs.csv --power s^3\n  powerd limit jobs.csv --speeds '0:0.02,0.5:0.2,1:1' --cores 2\n  powerd limit jobs.csv --platform rk3399-a72 -o json\n  powerd limit usage.csv --trace --platform cluster.yaml --cores 4",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {

@@ -14,7 +14,7 @@ const maxTogether = 150
 
 // Discrete returns what jobs cost at least on one cluster, in J, from the first release to
 // the last deadline; false if it cannot do them. Jobs move between its cores, the clock
-// changes and the cluster sleeps at any time and at no cost.
+// changes and the cluster sleeps at any time and at no cost. All work is of one kind.
 //
 // This is the linear program of the time y that each job runs in each interval between
 // releases and deadlines, at each point, and of the time Y that the cluster is at it:

@@ -73,8 +73,8 @@ func ReadTrace(r io.Reader) ([]Level, error) {
 			return err
 		case math.IsNaN(at) || math.IsInf(at, 0):
 			return fmt.Errorf("its time_s %v is no time", at)
-		case !(u >= 0) || math.IsInf(u, 0):
-			return fmt.Errorf("its utilisation is %v, want 0 or more", u)
+		case !(u >= 0 && u <= 1e9):
+			return fmt.Errorf("its utilisation is %v, want 0 to 1e9", u)
 		case seen[k]:
 			return fmt.Errorf("container %q has a line at time %v already", k.container, at)
 		case len(seen) == MaxRows:
@@ -90,6 +90,9 @@ func ReadTrace(r io.Reader) ([]Level, error) {
 	times := slices.Sorted(maps.Keys(sums))
 	if len(times) < 2 {
 		return nil, fmt.Errorf("there are %d times, want 2 or more: the first lasts until the second", len(times))
+	}
+	if first, last := times[0], times[len(times)-1]; math.IsInf(last-first, 0) {
+		return nil, fmt.Errorf("times %v and %v are too far apart", first, last)
 	}
 	var out []Level
 	for i, t := range times {

@@ -293,7 +293,8 @@ func TestReadTrace(t *testing.T) {
 		"time,container,load\n":   "line 1: there is no column time_s: want time_s,container,utilisation",
 		"0,a\n":                   "line 1: it has 2 fields, want 3: time_s,container,utilisation",
 		"0,a,1\n1,a,x\n":          `line 2: its utilisation "x" is no number`,
-		"0,a,1\n1,a,-1\n":         "line 2: its utilisation is -1, want 0 or more",
+		"0,a,1\n1,a,-1\n":         "line 2: its utilisation is -1, want 0 to 1e9",
+		"-1e308,a,1\n1e308,a,1\n": "times -1e+308 and 1e+308 are too far apart",
 		"0,a,1\nNaN,a,1\n":        "line 2: its time_s NaN is no time",
 		"0,a,1\n1,b,2\n0, a, 3\n": `line 3: container "a" has a line at time 0 already`,
 	} {

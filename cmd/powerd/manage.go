@@ -111,8 +111,7 @@ func newExecCmd() *cobra.Command {
 			if !interactive && !tty {
 				defer noInput()()
 			}
-			signals, stop := allSignals()
-			defer stop()
+			signals := allSignals()
 			code, err := l.Engine.Exec(args[0], oci.ExecOptions{Process: p, Detach: detach, Signals: signals})
 			return ended(code, asShell(err))
 		}}

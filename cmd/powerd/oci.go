@@ -192,11 +192,14 @@ func newOCICreateCmd(f *ociFlags) *cobra.Command {
 	return cmd
 }
 
-// allSignals are the signals that reach powerd; stop ends it.
-func allSignals() (signals chan os.Signal, stop func()) {
-	signals = make(chan os.Signal, 32)
-	signal.Notify(signals)
-	return signals, func() { signal.Stop(signals) }
+// allSignals are the signals that reach powerd, to its end. Go's runtime takes two
+// switches of threads for each of the 60 that it is asked for, milliseconds in all, so
+// the rare ones are asked for beside what is done meanwhile.
+func allSignals() <-chan os.Signal {
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
+	go signal.Notify(signals)
+	return signals
 }
 
 func newOCIRunCmd(f *ociFlags) *cobra.Command {
@@ -207,9 +210,7 @@ func newOCIRunCmd(f *ociFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			signals, stop := allSignals()
-			defer stop()
-			code, err := f.engine.Run(cmd.Context(), args[0], c.bundle, o, signals)
+			code, err := f.engine.Run(cmd.Context(), args[0], c.bundle, o, allSignals())
 			return ended(code, err)
 		}}
 	c.add(cmd)
@@ -285,9 +286,7 @@ func newOCIExecCmd(f *ociFlags) *cobra.Command {
 			if pidFile != "" {
 				o.Started = writePid(pidFile)
 			}
-			signals, stop := allSignals()
-			defer stop()
-			o.Signals = signals
+			o.Signals = allSignals()
 			code, err := f.engine.Exec(args[0], o)
 			return ended(code, err)
 		}}

@@ -185,8 +185,7 @@ gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `
 			if r.Terminal && !term.IsTerminal(int(os.Stdin.Fd())) {
 				return usage(errors.New("cannot use --tty: standard input is no terminal"), "leave --tty out")
 			}
-			signals, stop := allSignals()
-			defer stop()
+			signals := allSignals()
 			c, err := l.Prepare(cmd.Context(), r)
 			if err != nil {
 				return err

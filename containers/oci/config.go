@@ -32,6 +32,15 @@ const maxConfig = 8 << 20
 
 // Load reads a bundle's config.json and checks it.
 func Load(bundle string) (*specs.Spec, error) {
+	data, err := read(bundle)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(data)
+}
+
+// read reads a bundle's config.json.
+func read(bundle string) ([]byte, error) {
 	name := filepath.Join(bundle, "config.json")
 	info, err := os.Stat(name)
 	if err != nil {
@@ -44,7 +53,7 @@ func Load(bundle string) (*specs.Spec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read bundle: %w", err)
 	}
-	return Parse(data)
+	return data, nil
 }
 
 // Parse reads the content of config.json and checks it.

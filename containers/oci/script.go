@@ -41,12 +41,14 @@ func script(s *specs.Spec, rootfs string, pl *plan, in parts) (*spawn.Script, er
 	if !in.init {
 		b.Do("start a session", unix.SYS_SETSID).Ignore(syscall.EPERM)
 	}
-	nulls, err := b.mounts(rootfs, in.overlay, in.made)
-	if err != nil {
+	if err := b.mounts(rootfs, in.overlay, in.made); err != nil {
 		return nil, err
 	}
 	if in.visit {
 		in.talk.ask(b, "visit its namespaces")
+	}
+	if err := b.hide(); err != nil {
+		return nil, err
 	}
 	b.pivot()
 	if in.console != nil {
@@ -55,7 +57,8 @@ func script(s *specs.Spec, rootfs string, pl *plan, in parts) (*spawn.Script, er
 			b.control()
 		}
 	}
-	b.hide(nulls)
+	b.sysctls()
+	b.seal()
 	if err := b.process(s.Process, in.identity); err != nil {
 		return nil, err
 	}

@@ -108,6 +108,17 @@ func newOCICmd(u *ui, f *ociFlags) *cobra.Command {
 	return root
 }
 
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := "`powerd --help` lists the commands"
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = "did you mean `powerd " + near[0] + "`?"
+	}
+	return usage(fmt.Errorf("cannot run %q: there is no such command", args[0]), hint)
+}
+
 // defaultRoot is where the state is: an ordinary user's is the user's.
 func defaultRoot() string {
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && os.Geteuid() != 0 {
@@ -193,12 +204,13 @@ func newOCICreateCmd(f *ociFlags) *cobra.Command {
 }
 
 // allSignals are the signals that reach powerd, to its end. Go's runtime takes two
-// switches of threads for each of the 60 that it is asked for, milliseconds in all, so
-// the rare ones are asked for beside what is done meanwhile.
+// switches of threads for each of the 60 that it is asked for, milliseconds in all: so
+// those that people end programs with come first and beside what is done meanwhile, the
+// rest when a short run is over.
 func allSignals() <-chan os.Signal {
 	signals := make(chan os.Signal, 64)
-	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
-	go signal.Notify(signals)
+	go signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
+	time.AfterFunc(20*time.Millisecond, func() { signal.Notify(signals) })
 	return signals
 }
 

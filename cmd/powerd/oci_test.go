@@ -95,10 +95,17 @@ func TestOCI(t *testing.T) {
 	g := guestNode{testbed.Start(t, testbed.Config{CoresPerSocket: 2, Curve: curve(), Root: testbed.Debian,
 		Packages: containerPackages,
 		Modules:  containerModules,
-		Files: map[string]string{"/usr/bin/powerd": binary, "/usr/bin/powerd-oci": binary, "/c/rootfs/bin/busybox": busybox,
+		Files: map[string]string{"/usr/bin/powerd": binary, "/usr/bin/powerd-oci": smallBinary(t), "/c/rootfs/bin/busybox": busybox,
 			"/usr/bin/seccomp-agent": program(t, "./testdata/seccomp-agent")}}), t}
 	g.run("systemctl", "is-system-running", "--wait")
 	g.run("sh", "-ec", "cd /c/rootfs; chmod 755 bin/busybox; for a in $(bin/busybox --list); do [ $a = busybox ] || ln -s busybox bin/$a; done; chmod 755 bin/busybox; mkdir -p etc tmp; chmod 1777 tmp; ln -s /etc/shadow etc/link; ln -s ../../../../.. tmp/up")
+
+	t.Run("both binaries", func(t *testing.T) {
+		g.t = t
+		if whole, small := g.run("sh", "-c", "ln -s /usr/bin/powerd /tmp/powerd-oci; /tmp/powerd-oci features"), g.run("powerd-oci", "features"); whole != small || whole == "" {
+			t.Errorf("powerd started as powerd-oci has the features %s, powerd-oci %s", whole, small)
+		}
+	})
 
 	t.Run("inside", func(t *testing.T) {
 		g.t = t

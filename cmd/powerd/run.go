@@ -1,3 +1,5 @@
+//go:build !powerd_oci
+
 package main
 
 import (
@@ -341,9 +343,10 @@ func placed(ctx context.Context) error {
 	return nil
 }
 
-// newLaunchedCmds are the two commands of a container's monitor.
+// newLaunchedCmds are the two commands of a container's monitor, and what the small
+// powerd-oci calls.
 func newLaunchedCmds() []*cobra.Command {
-	var cmds []*cobra.Command
+	cmds := []*cobra.Command{{Use: "place", Hidden: true, Args: noArgs, RunE: func(cmd *cobra.Command, _ []string) error { return placed(cmd.Context()) }}}
 	for name, do := range map[string]func(*launch.Launcher, context.Context, string) error{
 		"launch-started": (*launch.Launcher).Started, "launch-ended": (*launch.Launcher).Ended,
 	} {

@@ -1,3 +1,5 @@
+//go:build !powerd_oci
+
 package main
 
 // What the daemon's commands print, by the rules of ui.go.

@@ -1,8 +1,6 @@
 package oci
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -61,11 +59,9 @@ func read(bundle string) ([]byte, error) {
 // See https://github.com/opencontainers/runtime-spec/blob/v1.3.0/config.md.
 func Parse(data []byte) (*specs.Spec, error) {
 	var s specs.Spec
-	d := json.NewDecoder(bytes.NewReader(data))
-	if err := d.Decode(&s); err != nil {
-		var te *json.UnmarshalTypeError
-		if errors.As(err, &te) {
-			return nil, field(te.Field, "it is a %s", te.Value)
+	if err := decode(data, &s); err != nil {
+		if errors.As(err, new(*FieldError)) {
+			return nil, err
 		}
 		return nil, fmt.Errorf("cannot use config.json: %v", err)
 	}

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,7 +17,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"github.com/powerd/powerd/containers/group"
@@ -452,7 +452,7 @@ func (e *Engine) load(id string) (dir string, r *record, err error) {
 		return "", nil, fmt.Errorf("cannot read state: %v", err)
 	}
 	r = &record{}
-	if err := json.Unmarshal(data, r); err != nil {
+	if err := decode(data, r); err != nil {
 		return "", nil, fmt.Errorf("cannot read state of container %s: %v", id, err)
 	}
 	switch now, alive := startTime(r.Pid); {
@@ -471,19 +471,23 @@ func (e *Engine) load(id string) (dir string, r *record, err error) {
 }
 
 // startTime returns when a process started, in ticks since boot; a zombie is none.
+//
+// See proc_pid_stat(5).
 func startTime(pid int) (uint64, bool) {
 	if pid <= 0 {
 		return 0, false
 	}
-	p, err := procfs.NewProc(pid)
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, false
 	}
-	stat, err := p.Stat()
-	if err != nil || stat.State == "Z" || stat.State == "X" {
+	// After the name, which may hold anything, come the fields from the third on.
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
 		return 0, false
 	}
-	return stat.Starttime, true
+	started, err := strconv.ParseUint(fields[19], 10, 64)
+	return started, err == nil
 }
 
 // State returns what a container is doing.

@@ -258,6 +258,11 @@ func checkNamespaces(s *specs.Spec) error {
 	return nil
 }
 
+// has reports whether a namespace is the container's own, or joined.
+func has(s *specs.Spec, t specs.LinuxNamespaceType) bool {
+	return slices.ContainsFunc(s.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == t })
+}
+
 // owns reports whether the container gets a namespace of its own.
 func owns(s *specs.Spec, t specs.LinuxNamespaceType) bool {
 	for _, ns := range s.Linux.Namespaces {

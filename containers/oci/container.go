@@ -36,6 +36,8 @@ type Engine struct {
 	// Placed, if not nil, is called when a container whose annotations say how powerd
 	// is to place it has its cgroup, and no process yet: it may set where it runs.
 	Placed func(ctx context.Context) error
+
+	spares *spares // nil without Prepare
 }
 
 // notes are those annotations that say how powerd is to place a container, powerd.class
@@ -238,7 +240,14 @@ func (e *Engine) create(ctx context.Context, c *created, config []byte, rootfs s
 	if err != nil {
 		return err
 	}
-	namespaces, err := planNamespaces(spec)
+	var spare *os.File
+	if owns(spec, specs.NetworkNamespace) && !has(spec, specs.UserNamespace) { // else it is another user namespace's
+		var done func()
+		spare, done = e.spares.takeNetwork()
+		defer done()
+		defer spare.Close()
+	}
+	namespaces, err := planNamespaces(spec, spare)
 	if err != nil {
 		return err
 	}

@@ -231,6 +231,9 @@ func foreground(pid int, terminal *Terminal, signals <-chan os.Signal, kill func
 		done, restore = terminal.Relay(os.Stdin, os.Stdout)
 		defer restore()
 	}
+	if terminal == nil && signals == nil {
+		return ExitCode(waitFor(pid))
+	}
 	ended := make(chan unix.WaitStatus, 1)
 	go func() { ended <- waitFor(pid) }()
 	for {

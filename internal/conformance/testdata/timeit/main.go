@@ -60,6 +60,7 @@ func measure(bundle, runs string, runtimes []string) error {
 		list = append(list, contender{r, command(argv...)})
 	}
 	engine := &oci.Engine{Root: "/run/timeit", NoCgroups: strings.Contains(strings.Join(runtimes, " "), "--cgroup-manager none")}
+	defer engine.Prepare()()
 	list = append(list, contender{"powerd's engine, in-process", func() (int64, error) {
 		code, err := engine.Run(context.Background(), "timeit", bundle, oci.CreateOptions{}, nil)
 		if err == nil && code != 0 {

@@ -32,7 +32,7 @@ func Decide(in Input) Plan {
 }
 
 func decide(in Input) Plan {
-	d := decider{in: in, online: in.Machine.Online(), asleep: make([]float64, len(in.Machine.Islands))}
+	d := decider{in: in, online: in.Machine.Online(), asleep: make([]float64, len(in.Machine.Islands)), tenants: tenantsOf(in.Containers)}
 	for i := range d.asleep {
 		d.asleep[i] = 1
 	}
@@ -43,7 +43,11 @@ func decide(in Input) Plan {
 		d.ceiling[i], d.floor[i] = -1, -1
 	}
 	classes := d.classes()
+	for _, c := range classes {
+		d.waiting[c.tenant]++
+	}
 	for i, c := range classes {
+		d.waiting[c.tenant]--
 		later, demand := 0, 0.0
 		for _, l := range classes[i+1:] {
 			later += d.need(l)
@@ -52,6 +56,7 @@ func decide(in Input) Plan {
 		d.pool(c, later, demand)
 	}
 	d.bands()
+	d.tell()
 	d.plan.DisableIdle = slices.Clone(in.Policy.DisableIdle)
 	d.plan.Power = d.total()
 	return d.plan
@@ -68,11 +73,13 @@ type decider struct {
 	// ceiling and floor are the highest OPP index any pool asked for, per domain.
 	ceiling, floor []int
 	because        []string
+	tenants
 }
 
-// member is a class with its containers.
+// member is a class with its containers of one tenant.
 type member struct {
 	Class
+	tenant     string
 	containers []Container
 	demand     float64
 }
@@ -80,10 +87,12 @@ type member struct {
 // classes returns the classes that have containers, in the order they choose.
 func (d *decider) classes() []member {
 	var out []member
-	for _, c := range d.in.Policy.Classes {
-		m := member{Class: c}
+	names := tenantNames(d.in.Containers)
+	for i := range len(d.in.Policy.Classes) * len(names) {
+		c := d.in.Policy.Classes[i/len(names)]
+		m := member{Class: c, tenant: names[i%len(names)]}
 		for _, ct := range d.in.Containers {
-			if ct.Class == c.Name {
+			if ct.Class == c.Name && ct.Tenant == m.tenant {
 				m.containers = append(m.containers, ct)
 				want := ct.Demand
 				if c.CPULimit != nil {
@@ -101,7 +110,7 @@ func (d *decider) classes() []member {
 		}
 	}
 	slices.SortStableFunc(out, func(a, b member) int {
-		return cmp.Or(-cmp.Compare(a.Priority, b.Priority), -cmp.Compare(rank(a.Objective), rank(b.Objective)), strings.Compare(a.Name, b.Name))
+		return cmp.Or(-cmp.Compare(a.Priority, b.Priority), -cmp.Compare(rank(a.Objective), rank(b.Objective)), strings.Compare(a.Name, b.Name), strings.Compare(a.tenant, b.tenant))
 	})
 	// What no class names runs beside the last to choose.
 	if len(out) > 0 {
@@ -143,6 +152,9 @@ func (d *decider) pool(m member, later int, demand float64) {
 		placeable = placeable || c.CanPlace
 	}
 	allowed = allowed.Intersect(d.online)
+	if placeable {
+		allowed = d.apart(m, allowed)
+	}
 	order := d.order(m, allowed.Minus(d.taken))
 	stay := order
 	if len(order) == 0 { // nothing left to itself: it shares
@@ -487,7 +499,7 @@ func (d *decider) take(m member, c, least candidate, best units.Power, placeable
 	for _, i := range c.cores {
 		cpus = cpus.Union(mach.Cores[i].CPUs)
 	}
-	p := Pool{Class: m.Name, CPUs: cpus, Cores: len(c.cores), Demand: m.demand, Mode: "pack", Power: c.power, Feasible: c.feasible}
+	p := Pool{Class: m.Name, Tenant: m.tenant, CPUs: cpus, Cores: len(c.cores), Demand: m.demand, Mode: "pack", Power: c.power, Feasible: c.feasible}
 	switch {
 	case !placeable:
 		p.Mode, p.Reason = "leave", "no container of the class has cpuset.cpus: where they run is left to the kernel"
@@ -506,6 +518,7 @@ func (d *decider) take(m member, c, least candidate, best units.Power, placeable
 	d.plan.Pools = append(d.plan.Pools, p)
 	if placeable {
 		d.taken = d.taken.Union(cpus)
+		d.hold(m.tenant, cpus)
 	}
 
 	u := min(1, m.demand/c.capacity)
@@ -554,7 +567,8 @@ func (d *decider) assign(m member, c candidate, cpus cpuset.Set, placeable bool)
 		a := Assignment{ID: ct.ID, Class: m.Name}
 		set := cpus.Intersect(ct.Allowed)
 		if set.Empty() {
-			set = ct.Allowed.Intersect(d.online)
+			set = d.unshared(m.tenant, ct.Allowed.Intersect(d.online))
+			d.hold(m.tenant, set)
 		}
 		switch {
 		case !ct.CanPlace || !placeable:
@@ -575,6 +589,11 @@ func (d *decider) assign(m member, c candidate, cpus cpuset.Set, placeable bool)
 			}
 			a.Limit = &limit
 		}
+		has := ct.Allowed.Intersect(d.online)
+		if a.CPUs != nil {
+			has = *a.CPUs
+		}
+		budget(ct, has.Len(), &a)
 		d.plan.Assignments = append(d.plan.Assignments, a)
 		if m.MaxWakeLatency != nil && !set.Empty() {
 			d.bound(set, m)

@@ -138,10 +138,8 @@ func check(s *specs.Spec) error {
 			return field(name+".options", "%v", err)
 		}
 	}
-	for key, value := range s.Annotations {
-		if strings.HasPrefix(key, "powerd.") && (len(key) > 100 || len(value) > 200 || strings.IndexByte(key, 0) >= 0) {
-			return field("annotations", "%.100q is too long for a note on its cgroup", key)
-		}
+	if err := CheckAnnotations(s.Annotations); err != nil {
+		return err
 	}
 	for key := range s.Linux.Sysctl {
 		if strings.Contains(key, "..") || strings.HasPrefix(key, "/") {

@@ -53,6 +53,7 @@ const (
 	Microwatt Power = 1
 	Milliwatt Power = 1000 * Microwatt
 	Watt      Power = 1000 * Milliwatt
+	Megawatt  Power = 1e6 * Watt
 )
 
 // Watts returns p in watts.

@@ -253,6 +253,37 @@ cat /proc/self/cgroup; nproc; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/stat
 		g.left()
 	})
 
+	t.Run("memory policy, affinity, RDT, dangling links", func(t *testing.T) {
+		g.t = t
+		s := bundle("sh", "-c", "grep -m1 -o 'bind[^ ]*' /proc/self/numa_maps; cat /run/late/resolv.conf; sleep 1000")
+		s.Root.Readonly = false
+		s.Linux.Resources = nil
+		s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{specs.MpolFStaticNodes}}
+		s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0", Final: "1"}
+		g.run("sh", "-ec", "mkdir -p /c/rootfs/run; ln -s ../run/late/resolv.conf /c/rootfs/etc/resolv.conf; echo nameserver > /tmp/resolv.conf")
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/run", Type: "tmpfs", Source: "tmpfs"},
+			specs.Mount{Destination: "/etc/resolv.conf", Type: "bind", Source: "/tmp/resolv.conf", Options: []string{"bind", "ro"}})
+		g.put(s)
+		g.run("sh", "-c", "powerd-oci run -d -b /c n1 </dev/null >/tmp/out 2>&1 || { cat /tmp/out; exit 1; }")
+		for deadline := time.Now().Add(20 * time.Second); g.text("/tmp/out") != "bind=static:0\nnameserver"; time.Sleep(100 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Errorf("it said %q", g.text("/tmp/out"))
+				break
+			}
+		}
+		// It is for processes that follow, not for the first.
+		if got := g.run("powerd-oci", "exec", "n1", "sh", "-c", "grep -h Cpus_allowed_list /proc/1/status /proc/self/status"); got != "Cpus_allowed_list:\t0-1\nCpus_allowed_list:\t1\n" {
+			t.Errorf("process 1 and exec run on %q", got)
+		}
+		g.run("powerd-oci", "delete", "--force", "n1")
+		s.Linux.IntelRdt = &specs.LinuxIntelRdt{L3CacheSchema: "L3:0=f"}
+		if r := g.runIn(s); r.Code != 1 || !strings.Contains(string(r.Stderr), "linux.intelRdt: no resctrl file system is mounted") {
+			t.Errorf("RDT: code %d, %s", r.Code, r.Stderr)
+		}
+		g.run("sh", "-c", "rm /c/rootfs/etc/resolv.conf")
+		g.left()
+	})
+
 	t.Run("limits, update, events, systemd", func(t *testing.T) {
 		g.t = t
 		for _, systemd := range []bool{false, true} {

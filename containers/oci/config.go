@@ -89,8 +89,6 @@ func check(s *specs.Spec) error {
 		name  string
 		why   string
 	}{
-		{s.Linux.IntelRdt != nil, "linux.intelRdt", "not supported yet"},
-		{s.Linux.MemoryPolicy != nil, "linux.memoryPolicy", "not supported yet"},
 		{len(s.Linux.NetDevices) > 0 && !owns(s, specs.NetworkNamespace), "linux.netDevices", "they need a network namespace of the container's own"},
 		{s.Process.ApparmorProfile != "" && !enabled("/sys/module/apparmor/parameters/enabled"), "process.apparmorProfile", "AppArmor is not enabled on this host"},
 		{s.Process.SelinuxLabel != "" && !exists("/sys/fs/selinux/enforce"), "process.selinuxLabel", "SELinux is not enabled on this host"},
@@ -115,6 +113,12 @@ func check(s *specs.Spec) error {
 		return field("linux.rootfsPropagation", "there is no propagation %q", p)
 	}
 	if err := checkProcess(s.Process, "process"); err != nil {
+		return err
+	}
+	if err := checkMemoryPolicy(s.Linux.MemoryPolicy); err != nil {
+		return err
+	}
+	if err := checkRdt(s.Linux.IntelRdt); err != nil {
 		return err
 	}
 	if err := checkHooks(s.Hooks); err != nil {
@@ -209,8 +213,8 @@ func checkProcess(p *specs.Process, at string) error {
 			return field(at+".ioPriority", "want a class IOPRIO_CLASS_RT, _BE or _IDLE and a priority of 0 to 7")
 		}
 	}
-	if c := p.ExecCPUAffinity; c != nil {
-		return field(at+".execCPUAffinity", "not supported yet")
+	if err := checkAffinity(p.ExecCPUAffinity, at+".execCPUAffinity"); err != nil {
+		return err
 	}
 	if o := p.OOMScoreAdj; o != nil && (*o < -1000 || *o > 1000) {
 		return field(at+".oomScoreAdj", "want -1000 to 1000, not %d", *o)

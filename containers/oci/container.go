@@ -59,6 +59,9 @@ type record struct {
 	// another process of the same number is not taken for it.
 	Started uint64    `json:"powerd_start_ticks"`
 	Cgroup  group.Ref `json:"powerd_cgroup"`
+	// Rdt are the resctrl groups its processes are in, and RdtMade those that go with it.
+	Rdt     []string  `json:"powerd_rdt,omitempty"`
+	RdtMade []string  `json:"powerd_rdt_made,omitempty"`
 	Created time.Time `json:"created"`
 }
 
@@ -180,9 +183,21 @@ func (e *Engine) create(ctx context.Context, c *created, config []byte, rootfs s
 			return fmt.Errorf("cannot create container %s: %w", r.ID, err)
 		}
 	}
+	classes, err := planRdt(spec.Linux.IntelRdt, r.ID)
+	if err != nil {
+		return err
+	}
+	if classes != nil {
+		r.Rdt, r.RdtMade = []string{classes.group, classes.monitor}, classes.made
+	}
 	// First the record, so that whatever happens delete finds it all.
 	if err := errors.Join(e.save(dir, r), saveConfig(dir, config)); err != nil {
 		return err
+	}
+	if classes != nil {
+		if err := classes.create(); err != nil {
+			return err
+		}
 	}
 	var home *os.File
 	ready := func() error { return nil }
@@ -258,7 +273,7 @@ func (e *Engine) create(ctx context.Context, c *created, config []byte, rootfs s
 	}
 	hooks := hookLists(spec.Hooks)
 	before := o.Visit != nil || len(spec.Linux.NetDevices) > 0 || len(hooks["prestart"])+len(hooks["createRuntime"])+len(hooks["createContainer"]) > 0
-	s, err := script(spec, rootfs, namespaces, parts{talk: t, start: start, console: con, made: made, overlay: o.Overlay, init: o.Init, visit: before,
+	s, err := script(spec, rootfs, namespaces, parts{talk: t, start: start, console: con, made: made, overlay: o.Overlay, init: o.Init, visit: before, rdt: r.Rdt,
 		identity: identity{preserve: o.Preserve, keepKeyring: o.KeepKeyring, console: con != nil, filter: filter, talk: t}})
 	if err != nil {
 		return err
@@ -635,6 +650,9 @@ func (e *Engine) destroy(ctx context.Context, dir string, r *record) error {
 			return fmt.Errorf("cannot delete container %s: its process %d does not end", r.ID, r.Pid)
 		}
 		time.Sleep(wait)
+	}
+	if err := removeRdt(r.RdtMade); err != nil {
+		return err
 	}
 	// At once, so that nobody takes half of it for a container.
 	err := os.Rename(dir, dir+gone)

@@ -34,6 +34,13 @@ func (b *builder) mounts(rootfs string, overlay *Overlay, made map[int]*os.File)
 			return err
 		}
 	}
+	folders := []string{rootfs}
+	if overlay != nil {
+		folders = overlay.Lower
+		if overlay.Upper != "" {
+			folders = append([]string{overlay.Upper}, folders...)
+		}
+	}
 	if tree := made[madeRoot]; tree != nil {
 		b.root = b.Do(what, unix.SYS_FCNTL, spawn.FD(tree.Fd()), unix.F_DUPFD_CLOEXEC, 0).Save()
 		rootfs = anyFolder
@@ -43,6 +50,7 @@ func (b *builder) mounts(rootfs string, overlay *Overlay, made map[int]*os.File)
 	b.Do(what, unix.SYS_MOVE_MOUNT, b.root, "", unix.AT_FDCWD, rootfs, unix.MOVE_MOUNT_F_EMPTY_PATH)
 
 	ownDev := false
+	var covered []string
 	for i, mount := range b.spec.Mounts {
 		o, err := parseMountOptions(mount.Options)
 		if err != nil {
@@ -84,8 +92,10 @@ func (b *builder) mounts(rootfs string, overlay *Overlay, made map[int]*os.File)
 		if o.propagation != 0 {
 			b.attributes(what, mfd, o.recPropagation, 0, 0, o.propagation)
 		}
-		b.makePath(mount.Destination, isFile)
-		b.attach(what, mfd, b.openIn(what, mount.Destination, unix.O_PATH).Save())
+		destination := inImage(folders, mount.Destination, covered)
+		covered = append(covered, destination)
+		b.makePath(destination, isFile)
+		b.attach(what, mfd, b.openIn(what, destination, unix.O_PATH).Save())
 	}
 	if ownDev {
 		b.defaultDevices()

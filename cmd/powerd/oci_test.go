@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/powerd/powerd/containers/oci"
 	"github.com/powerd/powerd/internal/testbed"
 )
 
@@ -250,6 +251,30 @@ cat /proc/self/cgroup; nproc; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/stat
 			}
 		}
 		g.run("powerd-oci", "delete", "e1")
+		g.left()
+	})
+
+	t.Run("asks powerd for a place before the first process", func(t *testing.T) {
+		g.t = t
+		g.run("sh", "-ec", `mv /usr/bin/powerd /usr/bin/powerd.real
+printf '#!/bin/sh\necho $1 > /tmp/asked; cat /sys/fs/cgroup/powerd-oci/c1/cgroup.events >> /tmp/asked\n' > /usr/bin/powerd; chmod 755 /usr/bin/powerd`)
+		s := bundle("true")
+		if r := g.runIn(s); r.Code != 0 {
+			t.Errorf("code %d, %s", r.Code, r.Stderr)
+		}
+		g.run("sh", "-c", "[ ! -e /tmp/asked ]") // it has no wish
+		s.Annotations = map[string]string{oci.AnnotationTenant: "red", oci.AnnotationBudget: "2W"}
+		if r := g.runIn(s); r.Code != 0 {
+			t.Errorf("code %d, %s", r.Code, r.Stderr)
+		}
+		if got := g.text("/tmp/asked"); !strings.HasPrefix(got, "place\npopulated 0") {
+			t.Errorf("powerd was asked %q", got)
+		}
+		g.run("sh", "-c", "printf '#!/bin/sh\\necho it is full; exit 1\\n' > /usr/bin/powerd")
+		if r := g.runIn(s); r.Code != 1 || !strings.Contains(string(r.Stderr), "cannot let powerd place the container: it is full") {
+			t.Errorf("code %d, %s", r.Code, r.Stderr)
+		}
+		g.run("sh", "-ec", "mv /usr/bin/powerd.real /usr/bin/powerd")
 		g.left()
 	})
 

@@ -37,7 +37,17 @@ type Engine struct {
 	// is to place it has its cgroup, and no process yet: it may set where it runs.
 	Placed func(ctx context.Context) error
 
+	// Step, if not nil, is told what of a start and end is done as it comes along, for
+	// measurements.
+	Step func(done string)
+
 	spares *spares // nil without Prepare
+}
+
+func (e *Engine) step(done string) {
+	if e.Step != nil {
+		e.Step(done)
+	}
 }
 
 // notes are those annotations that say how powerd is to place a container, powerd.class
@@ -145,6 +155,7 @@ func (e *Engine) begin(ctx context.Context, id, bundle string, o CreateOptions) 
 	if err != nil {
 		return nil, err
 	}
+	e.step("read config.json")
 	rootfs := spec.Root.Path
 	if !filepath.IsAbs(rootfs) {
 		rootfs = filepath.Join(bundle, rootfs)
@@ -199,6 +210,7 @@ func (e *Engine) create(ctx context.Context, c *created, config []byte, rootfs s
 			return err
 		}
 	}
+	e.step("save the first record")
 	var home *os.File
 	ready := func() error { return nil }
 	if !e.NoCgroups {
@@ -224,6 +236,7 @@ func (e *Engine) create(ctx context.Context, c *created, config []byte, rootfs s
 			}
 		}
 	}
+	e.step("make the cgroup")
 	fifo := filepath.Join(dir, "start")
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
 		return fmt.Errorf("cannot make %s: %v", fifo, err)
@@ -281,10 +294,12 @@ func (e *Engine) create(ctx context.Context, c *created, config []byte, rootfs s
 	for i := range o.Preserve {
 		s.Keep(spawn.FD(3 + i))
 	}
+	e.step("write the script")
 	p, err := spawn.Start(s, spawn.Options{Namespaces: namespaces.clone, Cgroup: home})
 	if err != nil {
 		return fmt.Errorf("cannot create container %s: %w", r.ID, err)
 	}
+	e.step("clone into namespaces and cgroup")
 	t.started()
 	var visit func(pid int) error
 	if before {
@@ -326,6 +341,7 @@ func (e *Engine) create(ctx context.Context, c *created, config []byte, rootfs s
 		}
 		return fmt.Errorf("cannot create container %s: %w", r.ID, err)
 	}
+	e.step("mount, pivot, take privileges away")
 	r.Status = specs.StateCreated
 	c.process, c.receive = p, receive
 	return e.save(dir, r)
@@ -700,10 +716,13 @@ func (e *Engine) Run(ctx context.Context, id, bundle string, o CreateOptions, si
 			err = fmt.Errorf("cannot start container %s: %w", id, err)
 		}
 	}
+	e.step("start the program")
 	if o.Detach && err == nil {
 		return 0, nil
 	}
 	defer func() {
+		e.step("run the program to its end")
+		defer e.step("remove cgroup and state")
 		if _, serr := os.Lstat(c.dir); !errors.Is(serr, fs.ErrNotExist) { // else somebody has deleted it
 			err = errors.Join(err, e.remove(ctx, c.dir, c.record, c.spec))
 		}

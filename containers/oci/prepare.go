@@ -140,7 +140,8 @@ type spares struct {
 // Prepare makes beforehand what the next container will need, and again each time that
 // one was created: a network namespace, which takes the kernel as long as all else of a
 // start. It is for a process that starts many containers; what it cannot make is made
-// when a container needs it. It must not be called while one is created. Stop ends it.
+// when a container needs it. It must not be called while one is created, nor stop, which
+// ends it.
 func (e *Engine) Prepare() (stop func()) {
 	s := &spares{network: make(chan *os.File, 1), wanted: make(chan struct{}, 1)}
 	e.spares = s

@@ -707,7 +707,7 @@ echo 'profile confined flags=(attach_disconnected) { file, deny /etc/denied w, }
 func TestOCIRefusals(t *testing.T) {
 	dir := t.TempDir()
 	for config, why := range map[string]string{
-		`{`:                       "cannot use config.json: unexpected EOF",
+		`{`:                       "cannot use config.json: unexpected end of JSON input",
 		`{"ociVersion": 7}`:       "cannot use config.json: ociVersion: it is a number",
 		`{"ociVersion": "2.0.0"}`: "cannot use config.json: ociVersion: want 1.0.0 to 1.3.x, not \"2.0.0\"",
 		`{"ociVersion": "1.0.0"}`: "cannot use config.json: root.path: it is required",

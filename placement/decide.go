@@ -62,7 +62,9 @@ func (s *search) spare(a arrangement, class int) float64 {
 // crowded there.
 func (s *search) present() (arrangement, bool) {
 	a := s.empty()
+	tenants := s.tenants()
 	for _, m := range s.classes {
+		tenants.waiting[m.tenant]--
 		cores := s.order(m, m.allowed)
 		if m.placeable {
 			var now cpuset.Set
@@ -78,6 +80,10 @@ func (s *search) present() (arrangement, bool) {
 					return a, false
 				}
 			}
+			if !tenants.keeps(m, cores) {
+				return a, false
+			}
+			tenants.hold(m.tenant, cpus)
 		}
 		if len(cores) == 0 && !m.allowed.Empty() {
 			return a, false
@@ -134,6 +140,7 @@ func (s *search) plan(a, best arrangement) Plan {
 		p.assign(s, a, i, m)
 	}
 	p.bands(s, a)
+	s.tenants().tell(&p)
 	p.DisableIdle = slices.Clone(s.policy.DisableIdle)
 	p.Power = a.cost
 	for _, c := range s.mach.Cores {
@@ -148,7 +155,7 @@ func (s *search) plan(a, best arrangement) Plan {
 // pool tells of a class' cores.
 func (s *search) pool(a, best arrangement, class int) Pool {
 	m, cores := s.classes[class], a.cores[class]
-	p := Pool{Class: m.Name, CPUs: s.cpus(cores), Cores: len(cores), Demand: m.demand, Mode: "pack", Power: a.price[class], Feasible: a.feasible[class]}
+	p := Pool{Class: m.Name, Tenant: m.tenant, CPUs: s.cpus(cores), Cores: len(cores), Demand: m.demand, Mode: "pack", Power: a.price[class], Feasible: a.feasible[class]}
 	var with []string
 	for i, o := range a.cores {
 		if i != class && s.classes[i].placeable && slices.ContainsFunc(o, func(c int) bool { return slices.Contains(cores, c) }) {
@@ -217,6 +224,11 @@ func (p *Plan) assign(s *search, a arrangement, class int, m member) {
 			}
 			to.Limit = &limit
 		}
+		has := ct.Allowed.Intersect(s.online)
+		if to.CPUs != nil {
+			has = *to.CPUs
+		}
+		budget(ct, has.Len(), &to)
 		p.Assignments = append(p.Assignments, to)
 		if m.MaxWakeLatency != nil && !set.Empty() {
 			p.bound(set, m)

@@ -10,9 +10,10 @@ import (
 	"github.com/powerd/powerd/internal/units"
 )
 
-// member is a class with its containers.
+// member is a class with its containers of one tenant.
 type member struct {
 	Class
+	tenant     string
 	containers []Container
 	demand     float64
 	allowed    cpuset.Set
@@ -23,10 +24,12 @@ type member struct {
 func classes(in Input) []member {
 	online := in.Machine.Online()
 	var out []member
-	for _, c := range in.Policy.Classes {
-		m := member{Class: c}
+	names := tenantNames(in.Containers)
+	for i := range len(in.Policy.Classes) * len(names) {
+		c := in.Policy.Classes[i/len(names)]
+		m := member{Class: c, tenant: names[i%len(names)]}
 		for _, ct := range in.Containers {
-			if ct.Class == c.Name {
+			if ct.Class == c.Name && ct.Tenant == m.tenant {
 				want := ct.Demand
 				if c.CPULimit != nil {
 					want = min(want, *c.CPULimit)
@@ -50,7 +53,7 @@ func classes(in Input) []member {
 		}
 	}
 	slices.SortStableFunc(out, func(a, b member) int {
-		return cmp.Or(-cmp.Compare(a.Priority, b.Priority), -cmp.Compare(rank(a.Objective), rank(b.Objective)), strings.Compare(a.Name, b.Name))
+		return cmp.Or(-cmp.Compare(a.Priority, b.Priority), -cmp.Compare(rank(a.Objective), rank(b.Objective)), strings.Compare(a.Name, b.Name), strings.Compare(a.tenant, b.tenant))
 	})
 	// What no class names runs beside the last to choose.
 	if len(out) > 0 {
@@ -86,13 +89,14 @@ const crowd = 0.5
 
 type search struct {
 	prices
-	policy  Policy
-	online  cpuset.Set
-	classes []member
+	policy     Policy
+	online     cpuset.Set
+	containers []Container
+	classes    []member
 }
 
 func newSearch(in Input) *search {
-	return &search{prices: newPrices(in.Machine), policy: in.Policy, online: in.Machine.Online(), classes: classes(in)}
+	return &search{prices: newPrices(in.Machine), policy: in.Policy, online: in.Machine.Online(), containers: in.Containers, classes: classes(in)}
 }
 
 func (s *search) empty() arrangement {
@@ -108,11 +112,14 @@ func (s *search) empty() arrangement {
 // best places one class after the other.
 func (s *search) best() arrangement {
 	a := s.empty()
+	t := s.tenants()
 	var taken cpuset.Set
 	for i, m := range s.classes {
-		a = s.place(a, m, s.choices(a, i, taken))
+		t.waiting[m.tenant]--
+		a = s.place(a, m, s.choices(t, i, taken))
 		if m.placeable {
 			taken = taken.Union(s.cpus(a.cores[i]))
+			t.hold(m.tenant, s.cpus(a.cores[i]))
 		}
 	}
 	return a
@@ -128,12 +135,12 @@ func (s *search) cpus(cores []int) (set cpuset.Set) {
 
 // choices returns the sets of cores that a class may choose: cores of its own, as many as
 // it needs up to its part of what there is; and whole groups beside others.
-func (s *search) choices(a arrangement, class int, taken cpuset.Set) (out [][]int) {
+func (s *search) choices(t *tenants, class int, taken cpuset.Set) (out [][]int) {
 	m := s.classes[class]
-	all := s.order(m, m.allowed)
-	if !m.placeable || len(all) == 0 {
-		return [][]int{all}
+	if !m.placeable || m.allowed.Empty() {
+		return [][]int{s.order(m, m.allowed)}
 	}
+	all := s.order(m, t.apart(m, m.allowed))
 	free := slices.DeleteFunc(slices.Clone(all), func(i int) bool { return s.mach.Cores[i].CPUs.Overlaps(taken) })
 	if len(free) > 0 {
 		later, demand := 0, 0.0
@@ -147,7 +154,7 @@ func (s *search) choices(a arrangement, class int, taken cpuset.Set) (out [][]in
 		}
 		most = min(len(free), max(s.need(m), most))
 		for _, n := range s.counts(free[:most]) {
-			out = append(out, s.extended(m, free[:n], all))
+			out = append(out, t.extended(m, free[:n]))
 		}
 	}
 	if len(free) == len(all) {
@@ -163,29 +170,14 @@ func (s *search) choices(a arrangement, class int, taken cpuset.Set) (out [][]in
 		group := all[begin:end]
 		sofar = append(sofar, group...)
 		if s.cpus(group).Overlaps(taken) {
-			out = append(out, s.extended(m, group, all))
+			out = append(out, t.extended(m, group))
 		}
 		if begin > 0 {
-			out = append(out, s.extended(m, slices.Clone(sofar), all))
+			out = append(out, t.extended(m, slices.Clone(sofar)))
 		}
 		begin = end
 	}
 	return out
-}
-
-// extended adds to a class' cores what those of its containers may use that may use none
-// of them.
-func (s *search) extended(m member, cores, all []int) []int {
-	cpus := s.cpus(cores)
-	for _, c := range m.containers {
-		if own := c.Allowed.Intersect(s.online); c.CanPlace && !own.Empty() && !own.Overlaps(cpus) {
-			cpus = cpus.Union(own)
-		}
-	}
-	if cpus.Equal(s.cpus(cores)) {
-		return cores
-	}
-	return slices.DeleteFunc(slices.Clone(all), func(i int) bool { return !s.mach.Cores[i].CPUs.Overlaps(cpus) })
 }
 
 // need is how many of the fastest cores a class wants at the least.

@@ -26,7 +26,9 @@ type model struct {
 	curves []cpufreq.Curve
 	of     *Hardware
 	demand map[containers.ID]float64 // in cores of the fastest kind at their fastest
-	other  float64
+	// charged is what containers with a budget were charged lately.
+	charged map[containers.ID]charge
+	other   float64
 	// last is what happened in the last interval.
 	last interval
 }
@@ -156,7 +158,7 @@ func shares(before, after []time.Duration, n int) []float64 {
 
 // learn returns the model with what happened since the last reading.
 func (m model) learn(last, seen *Seen) (next model) {
-	next = model{power: m.power, shown: m.shown, curves: m.curves, of: m.of, demand: make(map[containers.ID]float64, len(seen.Containers)), other: m.other}
+	next = model{power: m.power, shown: m.shown, curves: m.curves, of: m.of, demand: make(map[containers.ID]float64, len(seen.Containers)), charged: m.charged, other: m.other}
 	if next.power == (energy.Model{}) {
 		next.power = energy.NewModel(prior(seen.Hardware))
 	}
@@ -277,8 +279,40 @@ func (h *Hardware) speed(iv interval, cpus cpuset.Set) float64 {
 	return sum / float64(n)
 }
 
-// input is what to decide on: what was seen, priced with what was learned.
-func (m model) input(config configs.Config, seen *Seen) placement.Input {
+// A charge is the mean power that a container was charged, and the cpus it kept busy
+// meanwhile.
+type charge struct {
+	power units.Power
+	used  float64
+}
+
+// charge returns the model with what an interval charged to containers with a budget. It
+// halves what was before: a meter flickers, and a container is bounded on average.
+func (m model) charge(seen *Seen, iv energy.Interval) model {
+	if m.last.seconds == 0 {
+		return m
+	}
+	was := m.charged
+	m.charged = nil
+	for i, c := range seen.Containers {
+		if c.Budget == 0 || i >= len(iv.Shares) {
+			continue
+		}
+		now := charge{units.Power(float64(iv.Shares[i].Energy) / float64(m.last.seconds)), m.last.used[c.ID].Seconds() / float64(m.last.seconds)}
+		if b, known := was[c.ID]; known {
+			now = charge{(b.power + now.power) / 2, (b.used + now.used) / 2}
+		}
+		if m.charged == nil {
+			m.charged = map[containers.ID]charge{}
+		}
+		m.charged[c.ID] = now
+	}
+	return m
+}
+
+// input is what to decide on: what was seen, priced with what was learned. Own tells the
+// limit that powerd has set a container with a budget, and what was there before.
+func (m model) input(config configs.Config, seen *Seen, own func(Contained) (limit, before float64)) placement.Input {
 	h := seen.Hardware
 	in := placement.Input{Policy: config.Policy, Machine: h.Machine, Other: m.other}
 	in.Machine.Domains = slices.Clone(h.Machine.Domains)
@@ -306,6 +340,12 @@ func (m model) input(config configs.Config, seen *Seen) placement.Input {
 			CanPlace: c.CPUs != nil, CanLimit: c.Max != nil}
 		if c.CPUs != nil {
 			pc.CPUs = *c.CPUs
+		}
+		pc.Tenant = c.Tenant
+		if pc.Budget = c.Budget; pc.Budget > 0 {
+			at := m.charged[c.ID]
+			pc.Power, pc.Used = at.power, at.used
+			pc.Limit, pc.OwnLimit = own(c)
 		}
 		in.Containers = append(in.Containers, pc)
 	}
@@ -341,6 +381,7 @@ func sameInput(a, b placement.Input) bool {
 		}) &&
 		slices.EqualFunc(a.Containers, b.Containers, func(x, y placement.Container) bool {
 			return x.ID == y.ID && x.Class == y.Class && x.Demand == y.Demand && x.CanPlace == y.CanPlace && x.CanLimit == y.CanLimit &&
+				x.Tenant == y.Tenant && x.Budget == y.Budget && x.Power == y.Power && x.Used == y.Used && x.Limit == y.Limit && x.OwnLimit == y.OwnLimit &&
 				x.Allowed.Equal(y.Allowed) && x.CPUs.Equal(y.CPUs)
 		})
 }

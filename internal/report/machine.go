@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/powerd/powerd/internal/bench"
+	"github.com/powerd/powerd/internal/units"
 )
 
 // A machine is one that work was run on.
@@ -22,14 +23,16 @@ type curve struct {
 	Work     string  `json:"work"`
 	Window   string  `json:"window"`
 	Points   []point `json:"points"`
-	// Critical and Best are indices of points; Best is -1 where none is fast enough.
-	Critical int `json:"critical"`
-	Best     int `json:"best"`
+	Critical int     `json:"critical"` // of the points, by index
 }
 
 type point struct {
 	MHz    float64 `json:"mhz"`
 	Energy float64 `json:"energy"` // joules
+	// Awake of them is static power and what is shared around the core while it works,
+	// Switching dynamic power; the rest goes on sleep.
+	Awake     float64 `json:"awake"`
+	Switching float64 `json:"switching"`
 	// Fast tells that the work is done in the window.
 	Fast bool `json:"fast"`
 }
@@ -48,7 +51,7 @@ func machineOf(m bench.Machine) machine {
 	}
 	p := *m.Platform
 	choice := p.Choose()
-	c := curve{Platform: strings.TrimPrefix(m.Spec.Name, "sim:"), Critical: choice.Critical, Best: choice.Best}
+	c := curve{Platform: strings.TrimPrefix(m.Spec.Name, "sim:"), Critical: choice.Critical}
 	var work []string
 	for _, w := range p.Workload.Work {
 		work = append(work, w.String())
@@ -63,7 +66,14 @@ func machineOf(m bench.Machine) machine {
 	p.Workload.Window = window
 	c.Window = window.String()
 	for i, pt := range p.Choose().Points {
-		c.Points = append(c.Points, point{short(pt.Frequency.MHz()), short(pt.Energy.Joules()), choice.Points[i].Feasible})
+		var switching units.Cost
+		for _, w := range p.Workload.Work {
+			switching += (pt.Power - p.Curve.OPPs[i].Static).Over(w * units.Seconds(p.Curve.Tau(i, p.Workload.CPUBound)))
+		}
+		c.Points = append(c.Points, point{
+			MHz: short(pt.Frequency.MHz()), Energy: short(pt.Energy.Joules()),
+			Awake: short((pt.Work - switching).Joules()), Switching: short(switching.Joules()), Fast: choice.Points[i].Feasible,
+		})
 	}
 	out.Curve = &c
 	return out

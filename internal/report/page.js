@@ -40,8 +40,11 @@
 		return out;
 	}
 
-	// bytes are a result's course as shares of its scale.
-	const bytes = s => Array.from(atob(s || ""), c => c.charCodeAt(0) / 255);
+	// course is a result's in n parts, as shares of its scale; one byte stands for all.
+	function course(s, n) {
+		const bytes = atob(s || "");
+		return bytes.length === 0 ? [] : Array.from({ length: n }, (_, i) => bytes.charCodeAt(bytes.length === 1 ? 0 : i) / 255);
+	}
 
 	const look = p => "s" + p.style % 8;
 	const dash = p => "d" + (p.style + Math.floor(p.style / 8)) % 8;
@@ -63,7 +66,8 @@
 
 	// lines draws series over an x axis, and reads them out where the pointer or the arrow
 	// keys are. o: label; x, y: {min, max, ticks: [[value, text]], label}; series: [{points,
-	// class, dots}]; rules: [{x or y, text}]; marks: [{x, y, text}]; stops: where it can be
+	// class, dots}]; areas: [{points, class}]; rules: [{x}, {y, text}]; marks: [{x, y, text}];
+	// stops: where it can be
 	// read, and read(i) what it says there.
 	function lines(figure, o) {
 		const height = 260, left = 52, right = 14, top = 26, bottom = 44;
@@ -84,6 +88,8 @@
 		}
 		root.append(svg("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }),
 			text(4, 14, o.y.label), text((left + width - right) / 2, height - 8, o.x.label, { "text-anchor": "middle" }));
+		const path = points => points.map(([a, b]) => x(a).toFixed(1) + "," + y(b).toFixed(1)).join(" ");
+		for (const a of o.areas || []) root.append(svg("polygon", { class: a.class, points: path(a.points) }));
 		for (const r of o.rules || []) {
 			if (r.y !== undefined) {
 				root.append(svg("line", { class: "rule", x1: left, x2: width - right, y1: y(r.y), y2: y(r.y) }),
@@ -93,13 +99,14 @@
 			}
 		}
 		for (const s of o.series) {
-			root.append(svg("polyline", { class: "line " + s.class, points: s.points.map(([a, b]) => x(a).toFixed(1) + "," + y(b).toFixed(1)).join(" ") }));
+			root.append(svg("polyline", { class: "line " + s.class, points: path(s.points) }));
 			for (const d of s.dots || []) root.append(svg("circle", { class: d.class, cx: x(d.x), cy: y(d.y), r: 4 }));
 		}
 		for (const m of o.marks || []) {
 			const px = x(m.x), half = 3.3 * m.text.length + 4;
-			root.append(svg("circle", { class: m.class, cx: px, cy: y(m.y), r: 6 }),
-				text(Math.min(Math.max(px, left + half), width - right - half), y(m.y) + (m.below ? 22 : -12), m.text, { class: "strong halo", "text-anchor": "middle" }));
+			root.append(svg("line", { class: "rule", x1: px, x2: px, y1: top, y2: height - bottom }),
+				svg("circle", { class: "critical", cx: px, cy: y(m.y), r: 6 }),
+				text(Math.min(Math.max(px, left + half), width - right - half), top - 6, m.text, { class: "strong halo", "text-anchor": "middle" }));
 		}
 		if (!o.stops) return;
 		const read = figure.querySelector(".read");
@@ -129,7 +136,7 @@
 	// bars draws a row of stacked parts for each policy. rows: [{name, parts: [{v, class,
 	// title, text}], value, hatched}]; max: of the axis; rule: {v, text}.
 	function bars(figure, o) {
-		const row = 30, top = 30, bottom = 44, right = o.right;
+		const row = 30, top = 30, bottom = 44, right = 16 + 6.4 * Math.max(...o.rows.map(r => (r.value || "").length));
 		const height = top + row * o.rows.length + bottom;
 		const [root, width] = canvas(figure, height, o.label);
 		const left = 12 + 6.7 * Math.max(...o.rows.map(r => r.name.length));
@@ -212,7 +219,7 @@
 
 	function drawEnergy(c) {
 		bars($("energy"), {
-			label: "energy by policy, in joules", axis: "energy, J", right: 108,
+			label: "energy by policy, in joules", axis: "energy, J",
 			max: Math.max(c.limit, ...c.results.map(r => r.energy)) || 1, tick: v => digits(v),
 			rows: c.results.map((r, k) => ({
 				name: policies[k].name, hatched: r.late,
@@ -227,41 +234,40 @@
 	}
 
 	function drawCurve(c) {
-		const figure = $("curve"), m = machines[c.machine];
-		figure.querySelector(".more").textContent = "";
-		if (!m.curve) return nothing(figure, "This machine has no platform that prices its operating points.");
-		const own = m.curve;
-		const others = machines.filter(o => o !== m && o.curve && o.curve.platform === own.platform && o.curve.points.length === own.points.length);
-		const all = [own, ...others.map(o => o.curve)].flatMap(o => o.points.map(p => p.energy));
-		const hi = Math.max(...all), lo = Math.min(...all), pad = (hi - lo || hi) * 0.12;
-		const unit = hi >= 1 ? ["J", 1] : hi >= 1e-3 ? ["mJ", 1e3] : ["µJ", 1e6];
+		const figure = $("curve"), m = machines[c.machine], own = m.curve;
+		const more = figure.querySelector(".more");
+		more.textContent = "";
+		if (!own) return nothing(figure, "This machine has no platform that prices its operating points.");
+		const most = Math.max(...own.points.map(p => p.energy)) * 1.08 || 1;
+		const [unit, scale] = most >= 1 ? ["J", 1] : most >= 1e-3 ? ["mJ", 1e3] : ["µJ", 1e6];
 		const mhz = own.points.map(p => p.mhz), wide = (mhz[mhz.length - 1] - mhz[0] || mhz[0]) * 0.04;
-		const ymin = Math.max(0, lo - 1.6 * pad), ymax = hi + pad;
-		const critical = own.points[own.critical];
-		figure.querySelector(".more").textContent = `${own.platform}: ${own.work} of work on one core and sleep after it, ${own.window} in all` +
-			`; hollow: too slow for the platform's own window` + (others.length ? "; thin: the same cores with other power around them" : "") + ".";
+		const name = v => digits(v, 4) + " MHz", critical = own.points[own.critical];
+		// The same cores with other power around them have other critical clocks.
+		const others = machines.filter(o => o !== m && o.curve && o.curve.platform === own.platform && o.curve.points.length === own.points.length);
+		more.textContent = `${own.work} of work on one core of ${own.platform}, and sleep for the rest of ${own.window}. ` +
+			"Hollow: too slow for the platform's own window." +
+			(others.length ? ` Critical on ${others.map(o => `${o.name}: ${name(o.curve.points[o.curve.critical].mhz)}`).join(", ")}.` : "");
+		const floor = [[mhz[mhz.length - 1], 0], [mhz[0], 0]];
 		lines(figure, {
-			label: `energy by clock of ${m.name}, least at the critical ${digits(critical.mhz, 4)} MHz`,
+			label: `energy by clock of ${m.name}, least at the critical ${name(critical.mhz)}`,
 			x: { min: mhz[0] - wide, max: mhz[mhz.length - 1] + wide, label: "clock, MHz", ticks: mhz.map(v => [v, digits(v, 4)]) },
-			y: { min: ymin, max: ymax, label: "energy, " + unit[0], ticks: steps(ymin * unit[1], ymax * unit[1], 5).map(v => [v / unit[1], digits(v)]) },
-			series: [
-				...others.map(o => ({
-					class: "faint", points: o.curve.points.map(p => [p.mhz, p.energy]),
-					dots: [{ x: o.curve.points[o.curve.critical].mhz, y: o.curve.points[o.curve.critical].energy, class: "faint-dot" }],
-				})),
-				{ class: "s1", points: own.points.map(p => [p.mhz, p.energy]), dots: own.points.map(p => ({ x: p.mhz, y: p.energy, class: p.fast ? "bar s1" : "slow s1" })) },
+			y: { min: 0, max: most, label: "energy, " + unit, ticks: steps(0, most * scale, 5).map(v => [v / scale, digits(v)]) },
+			areas: [
+				{ class: "asleep", points: [...own.points.map(p => [p.mhz, p.energy]), ...floor] },
+				{ class: "switching", points: [...own.points.map(p => [p.mhz, p.awake + p.switching]), ...floor] },
+				{ class: "kept", points: [...own.points.map(p => [p.mhz, p.awake]), ...floor] },
 			],
-			marks: [{ x: critical.mhz, y: critical.energy, class: "critical", below: true, text: `critical: ${digits(critical.mhz, 4)} MHz` }],
+			series: [{ class: "curve", points: own.points.map(p => [p.mhz, p.energy]), dots: own.points.map(p => ({ x: p.mhz, y: p.energy, class: p.fast ? "fast" : "slow" })) }],
+			marks: [{ x: critical.mhz, y: critical.energy, text: "critical: " + name(critical.mhz) }],
 			stops: mhz,
-			read: i => `${digits(mhz[i], 4)} MHz: ${si(own.points[i].energy, "J")}` +
-				others.map(o => `; ${o.name} ${si(o.curve.points[i].energy, "J")}`).join("") + (own.points[i].fast ? "" : "; too slow"),
+			read: i => `${name(mhz[i])}: ${si(own.points[i].energy, "J")}, of it ${si(own.points[i].switching, "J")} switching, ${si(own.points[i].awake, "J")} awake` +
+				(own.points[i].fast ? "" : "; too slow"),
 		});
 	}
 
 	// drawCourse draws means over equal parts of the run.
 	function drawCourse(figure, c, key, scale, label, y, format) {
-		const courses = c.results.map(r => bytes(r[key]).map(v => v * scale));
-		const n = Math.max(0, ...courses.map(v => v.length));
+		const n = c.parts, courses = c.results.map(r => course(r[key], n).map(v => v * scale));
 		if (n === 0) return nothing(figure, "This run kept no samples.");
 		const part = c.span / n;
 		lines(figure, {
@@ -282,7 +288,7 @@
 		figure.querySelector(".legend").replaceChildren(...kinds.map(([s, k]) => html("span", {}, html("i", { class: "swatch " + k }), s)));
 		if (!c.results.some(r => r.idle)) return nothing(figure, "This run kept no samples.");
 		bars(figure, {
-			label: "share of the cores' time awake and in each idle state, by policy", axis: "share of the cores' time, %", right: 16,
+			label: "share of the cores' time awake and in each idle state, by policy", axis: "share of the cores' time, %",
 			max: 1, tick: v => digits(100 * v),
 			rows: c.results.map((r, k) => {
 				const idle = r.idle || [], shares = [Math.max(0, 1 - idle.reduce((a, b) => a + b, 0)), ...idle];
@@ -325,7 +331,7 @@
 
 	function fillNumbers(c) {
 		$("numbers").querySelector("tbody").replaceChildren(...c.results.map((r, k) => {
-			const cells = [digits(r.energy, 4), digits(r.base, 4), digits(r.watts, 4), r.over > 0 ? times(r.over) : "–",
+			const cells = [digits(r.energy, 4), digits(r.base, 4), digits(r.energy / c.span, 4), r.over > 0 ? times(r.over) : "–",
 				r.due > 0 ? `${r.missed} of ${r.due}` : "–", r.p99 > 0 ? si(r.p99, "s") : "–", r.late ? "no" : "yes"];
 			return html("tr", {}, html("th", { scope: "row" }, policies[k].name), ...cells.map(s => html("td", r.late ? { class: "late" } : {}, s)));
 		}));

@@ -72,7 +72,9 @@ type row struct {
 	Limit   float64 `json:"limit"` // 0: none
 	// Bounds are those on the 99th percentile of response times, ascending.
 	Bounds []float64 `json:"bounds,omitempty"`
-	// Scale is the power that 255 stands for in Power.
+	// Parts is how many parts the results' courses have, Scale the power that 255 stands
+	// for in them.
+	Parts   int      `json:"parts"`
 	Scale   float64  `json:"scale"`
 	Results []result `json:"results"` // in the order of the policies
 	Verdict string   `json:"verdict,omitempty"`
@@ -81,7 +83,6 @@ type row struct {
 type result struct {
 	Energy float64 `json:"energy"`
 	Base   float64 `json:"base"`
-	Watts  float64 `json:"watts"`
 	// Over is the energy as a multiple of the limit: 0 where there is no limit. Late tells
 	// that the work was not done in time.
 	Over    float64   `json:"over"`
@@ -91,7 +92,8 @@ type result struct {
 	P99     float64   `json:"p99"`
 	Latency []float64 `json:"latency,omitempty"` // by data.Percentiles
 	// Power and Speed are the run's course, in equal parts: a byte each of the row's Scale
-	// and of the fastest clock. The eye tells no more, and JSON has them as base64.
+	// and of the fastest clock, or one for all. The eye tells no more, and JSON has them as
+	// base64.
 	Power []byte `json:"power,omitempty"`
 	Speed []byte `json:"speed,omitempty"`
 	// Idle are the shares of the cores' time, by machine.States.
@@ -273,7 +275,10 @@ func (r Run) data() data {
 		for _, p := range r.Policies {
 			o, _ := in.Result(p)
 			courses = append(courses, courseOf(o.Samples, c.Span, d.Machines[at].States))
-			out.Scale = max(out.Scale, slices.Max(append(courses[len(courses)-1].power, 0)))
+			for _, w := range courses[len(courses)-1].power {
+				out.Scale = max(out.Scale, w)
+			}
+			out.Parts = max(out.Parts, len(courses[len(courses)-1].power))
 		}
 		out.Scale = short(out.Scale * 1.001) // rounding must not make it less than a value
 		for k, p := range r.Policies {
@@ -281,9 +286,6 @@ func (r Run) data() data {
 			res := result{Energy: short(o.Energy.Joules()), Base: short(o.Base.Joules()), Late: o.Late(),
 				Missed: o.Missed, Due: o.Due, P99: short(o.P99.Seconds()),
 				Power: bytesOf(courses[k].power, out.Scale), Speed: bytesOf(courses[k].speed, 1)}
-			if o.Span > 0 {
-				res.Watts = short(o.Power().Watts())
-			}
 			if in.Limit > 0 {
 				res.Over = short(o.Energy.Joules() / in.Limit)
 			}
@@ -326,13 +328,16 @@ func short(v float64) float64 {
 	return math.Round(v*p) / p
 }
 
-// bytesOf scales values to 0..255.
+// bytesOf scales values to 0..255, and makes equal ones into one.
 func bytesOf(values []float64, scale float64) []byte {
 	out := make([]byte, len(values))
 	for i, v := range values {
 		if scale > 0 {
 			out[i] = byte(math.Round(255 * min(1, max(0, v/scale))))
 		}
+	}
+	if len(slices.Compact(slices.Clone(out))) == 1 {
+		out = out[:1]
 	}
 	return out
 }

@@ -396,6 +396,12 @@
 	$("previous").addEventListener("click", () => choose((chosen + cases.length - 1) % cases.length));
 	$("next").addEventListener("click", () => choose((chosen + 1) % cases.length));
 	document.querySelector(".pick").addEventListener("submit", e => e.preventDefault());
+	$("table").addEventListener("click", e => {
+		const link = e.target.closest("a");
+		if (!link) return;
+		e.preventDefault(); // the case may be the one that is chosen already
+		choose(+link.hash.slice("#case-".length), true);
+	});
 	addEventListener("hashchange", () => { if (linked() >= 0) choose(linked(), true); });
 
 	$("lines").append(...policies.map((p, k) => {

@@ -10,7 +10,7 @@ all: build
 build: ## the one binary
 	CGO_ENABLED=0 $(GO) build -trimpath -o powerd ./cmd/powerd
 
-setup: ## Debian packages that the testbed needs; installs what is missing when it may
+setup: ## Debian packages that the tests need; installs what is missing when it may
 	sh internal/testbed/setup.sh
 
 check: ## style and linters

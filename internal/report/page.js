@@ -46,8 +46,10 @@
 		return bytes.length === 0 ? [] : Array.from({ length: n }, (_, i) => bytes.charCodeAt(bytes.length === 1 ? 0 : i) / 255);
 	}
 
-	const look = p => "s" + p.style % 8;
-	const dash = p => "d" + (p.style + Math.floor(p.style / 8)) % 8;
+	// look is a policy's colour, dash tells it apart without. There are eight of each; when
+	// they are used up they come again in other pairs, but for powerd's, the first.
+	const look = p => "s" + (p.style < 8 ? p.style : 1 + p.style % 7);
+	const dash = p => "d" + (p.style < 8 ? p.style : 1 + (p.style + 2 + Math.floor(p.style / 7)) % 7);
 
 	// canvas empties a figure and gives it a picture of its width.
 	function canvas(figure, height, label) {
@@ -136,7 +138,7 @@
 	// bars draws a row of stacked parts for each policy. rows: [{name, parts: [{v, class,
 	// title, text}], value, hatched}]; max: of the axis; rule: {v, text}.
 	function bars(figure, o) {
-		const row = 30, top = 30, bottom = 44, right = 16 + 6.4 * Math.max(...o.rows.map(r => (r.value || "").length));
+		const row = 30, top = o.rule ? 30 : 8, bottom = 44, right = 16 + 6.4 * Math.max(...o.rows.map(r => (r.value || "").length));
 		const height = top + row * o.rows.length + bottom;
 		const [root, width] = canvas(figure, height, o.label);
 		const left = 12 + 6.7 * Math.max(...o.rows.map(r => r.name.length));
@@ -181,7 +183,7 @@
 		const height = top + row * policies.length + bottom;
 		const [root, width] = canvas(figure, height, "energy as a multiple of the limit, by policy: a dot for each case");
 		const wide = width > 620;
-		const left = 14 + 6.7 * Math.max(...policies.map(p => p.name.length), wide ? 22 : 0);
+		const left = 14 + 6.7 * Math.max(...policies.map(p => p.name.length), wide ? 26 : 0);
 		const most = Math.max(1.1, ...values);
 		const x = v => left + (v - 1) / (most - 1) * (width - left - right - 6);
 		for (const v of steps(1, most, Math.max(2, (width - left) / 80))) {

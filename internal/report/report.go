@@ -305,12 +305,14 @@ func (r Run) data() data {
 	return d
 }
 
-// styled gives powerd the first style whatever its place, and the others the next ones.
+// styled gives powerd, the governors and the oracle styles of their own, the same in every
+// report, and others the next ones.
 func styled(policies []string) (out []policy) {
-	next := 1
+	known := slices.Concat([]string{bench.Powerd}, bench.Governors, []string{bench.Oracle})
+	next := len(known)
 	for _, name := range policies {
-		p := policy{Name: name, Shown: name == bench.Powerd || slices.Contains(bench.Rivals, name) || len(policies) <= 4}
-		if name != bench.Powerd {
+		p := policy{Name: name, Style: slices.Index(known, name), Shown: name == bench.Powerd || slices.Contains(bench.Rivals, name) || len(policies) <= 4}
+		if p.Style < 0 {
 			p.Style = next
 			next++
 		}

@@ -184,9 +184,10 @@
 		const [root, width] = canvas(figure, height, "energy as a multiple of the limit, by policy: a dot for each case");
 		const wide = width > 620;
 		const left = 14 + 6.7 * Math.max(...policies.map(p => p.name.length), wide ? 26 : 0);
-		const most = Math.max(1.1, ...values);
-		const x = v => left + (v - 1) / (most - 1) * (width - left - right - 6);
-		for (const v of steps(1, most, Math.max(2, (width - left) / 80))) {
+		// Who missed a few deadlines, less than counts as late, may be below the limit.
+		const least = Math.min(1, ...values), most = Math.max(1.1, ...values);
+		const x = v => left + (v - least) / (most - least) * (width - left - right - 6);
+		for (const v of steps(least, most, Math.max(2, (width - left) / 80))) {
 			root.append(svg("line", { class: "grid", x1: x(v), x2: x(v), y1: top, y2: height - bottom }),
 				text(x(v), height - bottom + 17, digits(v) + "×", { "text-anchor": "middle" }));
 		}
@@ -385,10 +386,8 @@
 		return i !== undefined && cases[i] ? +i : -1;
 	}
 
-	if (cases.length === 0) {
-		for (const e of document.querySelectorAll(".drawn")) e.hidden = true;
-		return;
-	}
+	if (cases.length === 0) return;
+	document.documentElement.classList.add("scripted"); // without, the places of the plots are hidden
 	$("machine").append(...machines.map((m, i) => html("option", { value: i }, m.name)));
 	$("machine").addEventListener("change", e => {
 		const of = cases.flatMap((c, i) => c.machine === +e.target.value ? [i] : []);

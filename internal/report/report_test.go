@@ -143,3 +143,12 @@ func TestShort(t *testing.T) {
 		t.Errorf("equal values are %v", got)
 	}
 }
+
+// A policy looks the same in every report.
+func TestStyled(t *testing.T) {
+	got := styled([]string{"opp3", "schedutil", "powerd", "opp4", "oracle-static", "performance"})
+	want := []policy{{"opp3", 7, false}, {"schedutil", 3, true}, {"powerd", 0, true}, {"opp4", 8, false}, {"oracle-static", 6, false}, {"performance", 1, true}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}

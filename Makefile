@@ -11,7 +11,7 @@ build: ## powerd, which is all; and powerd-oci, which is a part of it that start
 	CGO_ENABLED=0 $(GO) build -trimpath -o powerd ./cmd/powerd
 	CGO_ENABLED=0 $(GO) build -trimpath -tags powerd_oci -o powerd-oci ./cmd/powerd
 
-setup: ## Debian packages that the testbed needs; installs what is missing when it may
+setup: ## Debian packages that the tests need; installs what is missing when it may
 	sh internal/testbed/setup.sh
 
 check: ## style and linters

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"runtime"
@@ -16,6 +17,7 @@ import (
 	"github.com/powerd/powerd/configs"
 	"github.com/powerd/powerd/internal/bench"
 	"github.com/powerd/powerd/internal/loads"
+	"github.com/powerd/powerd/internal/report"
 )
 
 // jsonBench is what powerd bench prints as JSON.
@@ -33,7 +35,7 @@ type benchRow struct {
 }
 
 func newBenchCmd(u *ui) *cobra.Command {
-	var machine, config, shared, load, policy, platform string
+	var machine, config, shared, load, policy, platform, page string
 	var span time.Duration
 	var seed uint64
 	cmd := &cobra.Command{
@@ -49,8 +51,10 @@ time_s,container,utilisation in percent), percentages one a line for 300 s each,
 rt-app's JSON. Policies are governors, powerd, oracle-static (the best single operating
 point, known afterwards) and opp0, opp1, ...
 
+--html writes a page with plots as well, which needs nothing but a browser.
+
 On a simulated machine joules are modelled.`,
-		Example: "  powerd bench --platform rk3399-a72 --load web,media --shared 0,30\n  powerd bench -o gobench > new.txt && benchstat old.txt new.txt",
+		Example: "  powerd bench --platform rk3399-a72 --load web,media --shared 0,30\n  powerd bench --html bench.html\n  powerd bench -o gobench > new.txt && benchstat old.txt new.txt",
 		Args:    noArgs,
 	}
 	output := outputFlag(cmd, "table", "json", "gobench")
@@ -63,6 +67,7 @@ On a simulated machine joules are modelled.`,
 	fl.StringVar(&policy, "policy", strings.Join(append(append([]string{bench.Powerd}, bench.Governors...), bench.Oracle), ","), "policies, separated by commas")
 	fl.DurationVar(&span, "for", simSpan, "time on the machine's clock")
 	fl.Uint64Var(&seed, "seed", 1, "seed of what comes by chance")
+	fl.StringVar(&page, "html", "", "file to write a page with plots to, too")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if machine != "sim" {
 			return usage(fmt.Errorf("cannot use --machine %s", machine), "want sim")
@@ -79,6 +84,11 @@ On a simulated machine joules are modelled.`,
 			return err
 		}
 		policies := strings.Split(policy, ",")
+		save, drop, err := replacing(page)
+		if err != nil {
+			return err
+		}
+		defer drop()
 		progress := u.progress(len(cases))
 		rows, err := bench.Compare(cmd.Context(), cases, policies, c, func(r bench.Row) { progress(r.Machine + " " + r.Load) })
 		if err != nil {
@@ -87,6 +97,12 @@ On a simulated machine joules are modelled.`,
 		out := jsonBench{Version: version(), Machine: machine, Span: span, Summary: bench.Summarise(rows)}
 		for _, r := range rows {
 			out.Rows = append(out.Rows, benchRow{r, r.Verdict()})
+		}
+		err = save(func(w io.Writer) error {
+			return report.Write(w, report.Run{Version: out.Version, Machine: machine, Span: span, Policies: policies, Cases: cases, Rows: rows, Summary: out.Summary})
+		})
+		if err != nil {
+			return err
 		}
 		switch output.value {
 		case "json":
@@ -103,6 +119,42 @@ On a simulated machine joules are modelled.`,
 
 // benchWarm is how long a case runs before it is counted.
 const benchWarm = 3 * time.Second
+
+// replacing prepares to write a file as a whole, so that what cannot be written is told
+// before a long run, and what was there stays until there is something better. save puts
+// what write writes in its place; drop forgets what was not saved. Without a name nothing
+// is written.
+func replacing(name string) (save func(write func(io.Writer) error) error, drop func(), err error) {
+	if name == "" {
+		return func(func(io.Writer) error) error { return nil }, func() {}, nil
+	}
+	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
+		return nil, nil, fmt.Errorf("cannot write %s: it is not a regular file", name)
+	}
+	tmp := fmt.Sprintf("%s.%d.new", name, os.Getpid())
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot write %s: %v", name, err)
+	}
+	save = func(write func(io.Writer) error) error {
+		err := write(f)
+		if err == nil {
+			err = f.Close()
+		}
+		if err == nil {
+			err = os.Rename(tmp, name)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot write %s: %w", name, err)
+		}
+		return nil
+	}
+	drop = func() {
+		f.Close()
+		os.Remove(tmp) // gone where it was saved
+	}
+	return save, drop, nil
+}
 
 // list splits a flag's value; empty is all.
 func list(s string, all []string) []string {

@@ -93,6 +93,9 @@ func (r Result) MissRatio() float64 {
 	return float64(r.Missed) / float64(r.Due)
 }
 
+// Late tells that the work was not done in time.
+func (r Result) Late() bool { return !r.inTime() }
+
 // Run runs a case under a policy: a governor of the kernel's, a Static one, or Powerd,
 // which is the daemon that runs on real machines, with its journal in a folder of its own,
 // over the simulated files.

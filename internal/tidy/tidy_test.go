@@ -58,6 +58,7 @@ var rules = map[string]rule{
 	"internal/sim":           {may: []string{"containers", "cpufreq", "cstates", "internal/cpuset", "internal/sysfs", "internal/units"}, why: "a machine does not know who governs it"},
 	"internal/loads":         {may: []string{"internal/limit", "internal/sim"}, why: "work does not know where it is done"},
 	"internal/bench":         {may: []string{"configs", "internal/daemon", "internal/energy", "internal/limit", "internal/loads", "internal/sim", "internal/sysfs", "internal/units"}, why: "it runs the daemon as users do"},
+	"internal/report":        {may: []string{"internal/bench", "internal/energy", "internal/units"}, why: "a page shows what was found; it runs nothing"},
 	"internal/testbed":       {may: []string{"cpufreq", "cstates", "internal/cpuset", "internal/sysfs", "internal/units", "internal/testbed/wire", "github.com/u-root", "golang.org/x/sys"}, why: "a machine does not know who governs it"},
 	"internal/conformance":   {why: "it runs what others have made, in a node"},
 	"internal/testbed/guest": {may: []string{"internal/testbed/wire", "internal/sysfs", "golang.org/x/sys"}, why: "it runs alone in a guest"},

@@ -98,7 +98,7 @@ func TestPlatformErrors(t *testing.T) {
 		{"", "a platform needs operating points"},
 		{"opps: []" + w, "x.yaml:1:7: opps: a platform needs operating points"},
 		{"opps: [{voltage: 1V, power: 1W}]" + w, "opps[0]: an operating point needs a freq"},
-		{"opps: [{freq: 1GHz}]" + w, "opps[0]: want a voltage (with dynamic_coefficient) or a power"},
+		{"opps: [{freq: 1GHz}]" + w, "opps[0]: want a voltage (with dynamic_coefficient), a power, or a dynamic power"},
 		{"opps: [{freq: 1GHz, voltage: 1V}]" + w, "dynamic_coefficient: it is needed"},
 		{"opps: [{freq: 0MHz, power: 1W}]" + w, "a frequency of 0 does no work"},
 		{"opps: [{freq: 1GHz, power: 1W}, {freq: 1000MHz, power: 2W}]" + w, "1000 MHz is there twice"},

@@ -24,9 +24,11 @@ import (
 type ui struct {
 	out *bufio.Writer
 	err io.Writer
+	// rewriting tells that the terminal's line is one that is written over.
+	rewriting bool
 }
 
-func newUI(out, errs io.Writer) *ui { return &ui{bufio.NewWriter(out), errs} }
+func newUI(out, errs io.Writer) *ui { return &ui{out: bufio.NewWriter(out), err: errs} }
 
 // flush reports what writing to standard output came to.
 func (u *ui) flush() error {

@@ -163,12 +163,6 @@ func (m *Machine) points(clocks int) []Point {
 				work(f, g[:1], false)
 			}
 		}
-		for i, g := range groups { // what the packages around them cost
-			if i > 0 && m.Cores[g[0]].Package == m.Cores[group[0]].Package {
-				work(top, []int{group[0], g[0]}, false)
-				break
-			}
-		}
 		if k.holdsAwake() && len(all) > 1 {
 			for _, f := range ends {
 				hold(f, group[:1], k.Gated)
@@ -183,6 +177,25 @@ func (m *Machine) points(clocks int) []Point {
 			if len(all) > 1 {
 				hold(low, group[:1], s)
 			}
+		}
+	}
+	// What a package costs shows when two of its clusters are awake.
+	for p := range m.Packages {
+		var lone []int // a core of each cluster
+		seen := map[int]bool{}
+		for i, c := range m.Cores {
+			if c.Package == p && c.Kind >= 0 && !seen[c.Cluster] {
+				seen[c.Cluster] = true
+				lone = append(lone, i)
+			}
+		}
+		if len(lone) < 2 {
+			continue
+		}
+		kind := m.Cores[lone[0]].Kind
+		steps := m.Kinds[kind].Steps
+		for _, f := range slices.Compact([]units.Frequency{steps[0], steps[len(steps)-1]}) {
+			add(Point{Kind: kind, Clock: f, Work: m.firsts(lone[:2]), State: awake})
 		}
 	}
 	// With few clocks some are the same.

@@ -336,9 +336,14 @@ func (r *reading) kind(at int) {
 		p.Curve.OPPs[i].Speed /= slower
 	}
 	p.Workload = energy.Workload{Work: []units.Seconds{30e-3}, Window: 100e-3, CPUBound: 1, Stall: stall, CanSleep: true}
-	r.cluster(at, &p)
+	shared := r.cluster(at, &p)
 	p.MeasuredOn = &energy.Machine{Model: r.m.Model, CPUs: k.CPUs}
 	r.out.platforms = append(r.out.platforms, p)
+	for i := range busy {
+		for param, w := range shared {
+			busy[i][param] = w
+		}
+	}
 	r.critical(at, p, busy)
 }
 
@@ -524,8 +529,9 @@ func (r *reading) idle(at int, p *energy.Platform) {
 	}
 }
 
-// cluster puts the mean of a kind's clusters into its platform, if it is told from none.
-func (r *reading) cluster(at int, p *energy.Platform) {
+// cluster puts the mean of a kind's clusters into its platform, if it is told from none,
+// and returns what it is of.
+func (r *reading) cluster(at int, p *energy.Platform) combination {
 	l, cores, n := combination{}, 0, 0
 	for _, g := range r.m.members(at) {
 		param := Param{Role: Cluster, Group: r.m.Cores[g[0]].Cluster}
@@ -538,12 +544,11 @@ func (r *reading) cluster(at int, p *energy.Platform) {
 	for param := range l {
 		l[param] = 1 / float64(n)
 	}
-	if n == 0 {
-		return
-	}
-	if value, err, _ := r.f.estimate(l); value > 2*err {
+	if value, err, _ := r.f.estimate(l); n > 0 && value > 2*err {
 		p.Cluster = &energy.Cluster{Cores: cores, Power: units.Power(value)}
+		return l
 	}
+	return nil
 }
 
 // groups reports clusters and packages.
@@ -560,6 +565,7 @@ func (r *reading) groups() {
 }
 
 // critical reports the critical clock of a kind, and which others it cannot be told from.
+// Busy is what a lone core costs at each clock, with what it keeps up around it.
 func (r *reading) critical(at int, p energy.Platform, busy []combination) {
 	best := p.Choose().Critical
 	c := Critical{CPUs: r.m.Kinds[at].CPUs, Clock: p.Curve.OPPs[best].Frequency}

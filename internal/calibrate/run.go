@@ -329,12 +329,16 @@ func (r *run) states(p Point) error {
 		if c.Kind < 0 {
 			continue
 		}
-		k := r.Machine.Kinds[c.Kind]
+		k := &r.Machine.Kinds[c.Kind]
+		held := c.CPUs.Overlaps(p.Hold)
 		if k.Fixed != "" {
+			if held {
+				return errors.New(k.Fixed)
+			}
 			continue
 		}
 		only := k.Deepest()
-		if c.CPUs.Overlaps(p.Hold) {
+		if held {
 			only = p.State
 		}
 		for cpu := range c.CPUs.All() {
@@ -352,9 +356,13 @@ func (r *run) states(p Point) error {
 					continue
 				}
 				if err := r.Journal.WriteFile(file, []byte(want)); err != nil {
-					return err
+					// All else can be told without.
+					k.Fixed = fmt.Sprintf("idle states cannot be disabled: %v", err)
 				}
 			}
+		}
+		if k.Fixed != "" && held {
+			return errors.New(k.Fixed)
 		}
 	}
 	return nil

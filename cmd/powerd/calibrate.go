@@ -204,7 +204,11 @@ func (c *calibration) run(ctx context.Context, o calibrate.Options) (*calibrate.
 	o.Plan = plan
 	show := c.ui.progress()
 	o.Progress = show
-	c.ui.notef("measuring %d points in about %v by %s", len(plan.Points), plan.Time().Round(time.Second), strings.Join(o.Machine.Meter.Names, " + "))
+	rounds := ""
+	if plan.Rounds > 1 {
+		rounds = fmt.Sprintf(", and again where they scatter, up to %d times", plan.Rounds)
+	}
+	c.ui.notef("measuring %d points in about %v by %s%s", len(plan.Points), plan.Time().Round(time.Second), strings.Join(o.Machine.Meter.Names, " + "), rounds)
 	if n := o.Store.Len(); n > 0 {
 		c.ui.notef("%d points of an earlier run are kept; --fresh measures them anew", n)
 	}
@@ -214,7 +218,7 @@ func (c *calibration) run(ctx context.Context, o calibrate.Options) (*calibrate.
 	c.skipped = out.Skipped
 	if err != nil {
 		if errors.Is(err, context.Canceled) && o.Store != nil {
-			return nil, withHint(fmt.Errorf("cannot finish: interrupted after %d of %d points", len(out.Observations), len(plan.Points)), "run powerd calibrate again: it goes on with the next")
+			return nil, withHint(fmt.Errorf("cannot finish: interrupted after %d of %d points", len(out.Observations), plan.Rounds*len(plan.Points)), "run powerd calibrate again: it goes on with the next")
 		}
 		return nil, err
 	}

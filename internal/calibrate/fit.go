@@ -103,6 +103,47 @@ func solve(rows [][]Term, y, sigma []float64, params []Param) *fit {
 	return f
 }
 
+// huber is from how many standard errors on a row weighs less.
+const huber = 1.5
+
+// robust solves with less weight for rows that the others contradict, for something else
+// may have run or been in the way while they were measured.
+//
+// See Huber, Robust Estimation of a Location Parameter, 1964 (the M-estimator that bears
+// his name), by iterated weights.
+func robust(rows [][]Term, y, sigma []float64, params []Param) *fit {
+	f := solve(rows, y, sigma, params)
+	for range 10 {
+		// What is usual is told by the median, which the unusual do not move.
+		off := make([]float64, len(rows))
+		for i, row := range rows {
+			off[i] = math.Abs(y[i]-f.predict(row)) / sigma[i]
+		}
+		sorted := slices.Sorted(slices.Values(off))
+		if len(sorted) == 0 {
+			break
+		}
+		usual := math.Max(1, sorted[len(sorted)/2]/0.6745)
+		weighed := slices.Clone(sigma)
+		for i := range weighed {
+			weighed[i] *= math.Sqrt(math.Max(1, off[i]/usual/huber))
+		}
+		f = solve(rows, y, weighed, params)
+	}
+	return f
+}
+
+// predict is what the model makes of a row.
+func (f *fit) predict(row []Term) float64 {
+	sum := 0.0
+	for _, t := range row {
+		if j, ok := f.at[t.Param]; ok {
+			sum += t.X * f.x[j]
+		}
+	}
+	return sum
+}
+
 // combination is a weighted sum of parameters.
 type combination map[Param]float64
 

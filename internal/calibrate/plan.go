@@ -28,8 +28,9 @@ type Point struct {
 	// awake without work.
 	Hold  cpuset.Set
 	State int
-	// Repeat tells apart points that are measured more than once.
-	Repeat int
+	// Repeat and Round tell apart points that are measured more than once: in a round,
+	// and again in each of several.
+	Repeat, Round int
 }
 
 // describe names a point for people, and as a key: no two of a plan have the same.
@@ -49,14 +50,19 @@ func (m *Machine) describe(p Point) string {
 		b.WriteString("all idle")
 	}
 	if p.Repeat > 0 {
-		fmt.Fprintf(&b, " (again, %d)", p.Repeat)
+		fmt.Fprintf(&b, ", again (%d)", p.Repeat)
+	}
+	if p.Round > 0 {
+		fmt.Fprintf(&b, ", round %d", p.Round+1)
 	}
 	return b.String()
 }
 
-// A Plan is the points to measure and how long each takes.
+// A Plan is the points to measure, in how many rounds at the most, and how long each
+// takes.
 type Plan struct {
-	Points []Point
+	Points []Point // of one round
+	Rounds int
 	// Lead passes before a point's Window, in which it is measured.
 	Lead, Window time.Duration
 }
@@ -67,7 +73,19 @@ const settle = 300 * time.Millisecond
 // handling is what a point takes beside: writes, wakes, starting threads.
 const handling = 100 * time.Millisecond
 
-// Time is how long the whole plan takes.
+// all are the points of every round.
+func (p Plan) all() []Point {
+	var out []Point
+	for round := range p.Rounds {
+		for _, q := range p.Points {
+			q.Round = round
+			out = append(out, q)
+		}
+	}
+	return out
+}
+
+// Time is how long a round takes.
 func (p Plan) Time() time.Duration { return time.Duration(len(p.Points)) * p.each() }
 
 func (p Plan) each() time.Duration { return p.Lead + p.Window + handling }
@@ -76,8 +94,9 @@ func (p Plan) each() time.Duration { return p.Lead + p.Window + handling }
 // takes straight lines.
 const MaxClocks = 16
 
-// NewPlan makes a plan that takes no longer than budget: with as many clocks as fit, and
-// then with windows as long as fit, up to three seconds or six of the meter's averages.
+// NewPlan makes a plan that takes no longer than budget: with as many clocks as fit, then
+// with windows as long as fit, up to three seconds or six of the meter's averages, and then
+// with as many rounds.
 func (m *Machine) NewPlan(budget time.Duration) (Plan, error) {
 	least, most, lead := time.Second, 3*time.Second, settle
 	if m.Pace > 0 {
@@ -95,6 +114,7 @@ func (m *Machine) NewPlan(budget time.Duration) (Plan, error) {
 		}
 	}
 	p.Window = min(most, budget/time.Duration(len(p.Points))-lead-handling)
+	p.Rounds = max(1, int(budget/p.Time()))
 	// What drifts with time, such as temperature, must not look like a clock's or a
 	// state's doing.
 	r := rand.New(rand.NewPCG(1, 1))

@@ -27,7 +27,7 @@ type Parameter struct {
 	Unit  string   `json:"unit"`
 	Value *float64 `json:"value"`
 	Error *float64 `json:"error"`
-	// Known tells that two standard errors are within 5 % of the value; Why says why
+	// Known tells that three standard errors are within 5 % of the value; Why says why
 	// not.
 	Known bool   `json:"known"`
 	Why   string `json:"why,omitempty"`
@@ -51,8 +51,12 @@ const (
 	NameStall   = "part of dynamic power left while stalled"
 )
 
-// within is the error that makes a parameter known: two standard errors, relative.
-const within = 0.05
+// A parameter is known if so many standard errors are within so much of its value. There
+// are dozens of parameters, so with two some claim would be wrong now and then.
+const (
+	within   = 0.05
+	standard = 3
+)
 
 // A Critical is the critical clock of a kind.
 type Critical struct {
@@ -115,6 +119,14 @@ func (m *Machine) Fit(obs []Observation) *Result {
 	return r.out
 }
 
+// settled reports whether measuring everything again would tell nothing more: each number
+// is known, cannot be told, or is lost in the scatter.
+func (r *Result) settled() bool {
+	return !slices.ContainsFunc(r.Parameters, func(p Parameter) bool {
+		return p.Value != nil && !p.Known && *p.Error < math.Abs(*p.Value)/4
+	})
+}
+
 // modelError is the relative error that the model itself is granted at each point.
 const modelError = 1e-3
 
@@ -140,7 +152,7 @@ func (r *reading) solve() {
 		}
 		return false
 	})
-	r.f = solve(rows, y, sigma, params)
+	r.f = robust(rows, y, sigma, params)
 }
 
 func amount(row []Term, p Param) float64 {
@@ -155,10 +167,10 @@ func amount(row []Term, p Param) float64 {
 // add appends a parameter, and judges it.
 func (r *reading) add(p Parameter, value, err float64) {
 	p.Value, p.Error = &value, &err
-	p.Known = 2*err <= within*math.Abs(value)
+	p.Known = standard*err <= within*math.Abs(value)
 	if !p.Known {
-		p.Why = fmt.Sprintf("two standard errors are %.0f %% of it", 200*err/math.Abs(value))
-		if 2*err >= math.Abs(value) {
+		p.Why = fmt.Sprintf("three standard errors are %.2g %% of it", 100*standard*err/math.Abs(value))
+		if standard*err >= math.Abs(value) {
 			p.Why = "it is too small for what the points scatter"
 		}
 	}

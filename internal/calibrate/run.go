@@ -69,6 +69,7 @@ type Options struct {
 
 // Progress is how far a calibration is.
 type Progress struct {
+	// Total and Left are what it comes to if every round is needed.
 	Done, Total int
 	Left        time.Duration // an estimate
 	Point       string        // the next
@@ -84,8 +85,9 @@ type Outcome struct {
 	Skipped []string
 }
 
-// Run measures the points of a plan, and puts every file back, whatever happens. The
-// error is of a context that ended, or of a machine on which nothing can be measured.
+// Run measures the points of a plan, round by round until more would not tell more, and
+// puts every file back, whatever happens. The error is of a context that ended, or of a
+// machine on which nothing can be measured.
 func Run(ctx context.Context, o Options) (out Outcome, err error) {
 	o.Journal.Guard = cpufreq.Crosses
 	r := &run{Options: o}
@@ -102,7 +104,11 @@ func Run(ctx context.Context, o Options) (out Outcome, err error) {
 	}()
 	var spent time.Duration
 	measured := 0
-	for i, p := range o.Plan.Points {
+	points := o.Plan.all()
+	for i, p := range points {
+		if i > 0 && i%len(o.Plan.Points) == 0 && o.Machine.Fit(out.Observations).settled() {
+			break
+		}
 		name := o.Machine.describe(p)
 		if was, ok := o.Store.Find(name); ok {
 			out.Observations = append(out.Observations, was)
@@ -114,7 +120,7 @@ func Run(ctx context.Context, o Options) (out Outcome, err error) {
 			if measured > 0 {
 				each = spent / time.Duration(measured)
 			}
-			o.Progress(Progress{Done: i, Total: len(o.Plan.Points), Left: time.Duration(o.missing(i)) * each, Point: name})
+			o.Progress(Progress{Done: i, Total: len(points), Left: time.Duration(o.missing(points[i:])) * each, Point: name})
 		}
 		began := o.Clock.Now()
 		obs, err := r.measure(ctx, p)
@@ -138,10 +144,10 @@ func Run(ctx context.Context, o Options) (out Outcome, err error) {
 	return out, nil
 }
 
-// missing is how many points from the i-th on are not in the store.
-func (o Options) missing(i int) int {
+// missing is how many points are not in the store.
+func (o Options) missing(points []Point) int {
 	n := 0
-	for _, p := range o.Plan.Points[i:] {
+	for _, p := range points {
 		if _, ok := o.Store.Find(o.Machine.describe(p)); !ok {
 			n++
 		}
@@ -215,14 +221,19 @@ func (r *run) measure(ctx context.Context, p Point) (Observation, error) {
 	return obs, nil
 }
 
-// parts is into how many parts a window is cut to see how its parts scatter.
-const parts = 6
+// A window is cut into parts to see how they scatter: few for a counter, which misses
+// nothing, and for a gauge as many as it averages, but not so many that reading it becomes
+// work of its own.
+const (
+	parts     = 6
+	mostParts = 15
+)
 
 // window reads the meter, in microwatts, and the work by second, part by part.
 func (r *run) window(ctx context.Context) (powers, rates []float64, err error) {
 	n := parts
 	if r.Machine.Pace > 0 {
-		n = max(2, int(r.Plan.Window/r.Machine.Pace))
+		n = min(max(2, int(r.Plan.Window/r.Machine.Pace)), mostParts)
 	}
 	last, err := r.read(ctx)
 	if err != nil {

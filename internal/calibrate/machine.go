@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -263,8 +262,4 @@ func (m *Machine) ID() string {
 		fmt.Fprintf(&b, " cluster %s", c)
 	}
 	return b.String()
-}
-
-func cpuFile(c cpuset.CPU, name string) string {
-	return path.Join("sys/devices/system/cpu", fmt.Sprintf("cpu%d", c), name)
 }

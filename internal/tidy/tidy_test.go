@@ -211,7 +211,7 @@ func TestPrintAndExit(t *testing.T) {
 
 // The README, ARCHITECTURE and CHANGELOG name files that are there.
 func TestDocsNameFiles(t *testing.T) {
-	for _, doc := range []string{"README.md", "ARCHITECTURE.md", "docs/benchmarks.md"} {
+	for _, doc := range []string{"README.md", "ARCHITECTURE.md", "docs/benchmarks.md", "docs/calibrate.md"} {
 		data, err := os.ReadFile("../../" + doc)
 		if err != nil {
 			t.Error(err)

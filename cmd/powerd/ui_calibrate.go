@@ -20,7 +20,7 @@ func (u *ui) progress() func(calibrate.Progress) {
 	if f, ok := u.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		return func(p calibrate.Progress) {
 			line := fmt.Sprintf("%d of %d points, %v left: %s", p.Done, p.Total, p.Left.Round(time.Second), p.Point)
-			if width, _, err := term.GetSize(int(f.Fd())); err == nil && len(line) >= width {
+			if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 && len(line) >= width {
 				line = line[:max(0, width-1)] // a line that wraps is not written over
 			}
 			fmt.Fprint(u.err, "\r\033[K", line)

@@ -65,6 +65,8 @@ type Plan struct {
 	Rounds int
 	// Lead passes before a point's Window, in which it is measured.
 	Lead, Window time.Duration
+	// Budget is what all rounds together may take.
+	Budget time.Duration
 }
 
 // settle is what clocks and regulators, and caches, get to come to rest.
@@ -103,7 +105,7 @@ func (m *Machine) NewPlan(budget time.Duration) (Plan, error) {
 		lead += 2 * m.Pace
 		least, most = max(least, 2*m.Pace), max(most, 6*m.Pace)
 	}
-	p := Plan{Lead: lead, Window: least}
+	p := Plan{Lead: lead, Window: least, Budget: budget}
 	for n := MaxClocks; ; n-- {
 		p.Points = m.points(n)
 		if p.Time() <= budget {

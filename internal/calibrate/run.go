@@ -102,12 +102,17 @@ func Run(ctx context.Context, o Options) (out Outcome, err error) {
 		}
 		err = errors.Join(err, rerr)
 	}()
+	start := o.Clock.Now()
 	var spent time.Duration
 	measured := 0
 	points := o.Plan.all()
 	for i, p := range points {
-		if i > 0 && i%len(o.Plan.Points) == 0 && o.Machine.Fit(out.Observations).settled() {
-			break
+		if i > 0 && i%len(o.Plan.Points) == 0 {
+			// A real machine can be slower than planned.
+			next := time.Duration(o.missing(points[i:i+len(o.Plan.Points)])) * spent / time.Duration(max(measured, 1))
+			if o.Clock.Now().Sub(start)+next > o.Plan.Budget || o.Machine.Fit(out.Observations).settled() {
+				break
+			}
 		}
 		name := o.Machine.describe(p)
 		if was, ok := o.Store.Find(name); ok {

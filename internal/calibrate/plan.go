@@ -97,10 +97,10 @@ func (p Plan) each() time.Duration { return p.Lead + p.Window + handling }
 const MaxClocks = 16
 
 // NewPlan makes a plan that takes no longer than budget: with as many clocks as fit, then
-// with windows as long as fit, up to three seconds or six of the meter's averages, and then
+// with windows as long as fit, up to two seconds or six of the meter's averages, and then
 // with as many rounds.
 func (m *Machine) NewPlan(budget time.Duration) (Plan, error) {
-	least, most, lead := time.Second, 3*time.Second, settle
+	least, most, lead := time.Second, 2*time.Second, settle
 	if m.Pace > 0 {
 		lead += 2 * m.Pace
 		least, most = max(least, 2*m.Pace), max(most, 6*m.Pace)

@@ -22,8 +22,9 @@ type Load interface {
 	// Start begins work without end on each cpu, in place of what ran before; with
 	// memory it mostly waits for memory.
 	Start(cpus cpuset.Set, memory bool) error
-	// Work is what has been done since Start, in steps of its kind of work.
-	Work() float64
+	// Work is what has been done since Start, in steps of its kind of work, and for how
+	// long, on all cpus together.
+	Work() (steps float64, ran time.Duration)
 	Stop()
 	// Kick wakes each cpu for a moment. It then sleeps anew, by the rules of now, and
 	// the kernel's count of what it slept in is up to date.
@@ -217,7 +218,6 @@ func (r *run) measure(ctx context.Context, p Point) (Observation, error) {
 	obs.Power, obs.Error = mean(powers)
 	if obs.Workers > 0 {
 		obs.Rate, obs.RateError = mean(rates)
-		obs.Rate, obs.RateError = obs.Rate/float64(obs.Workers), obs.RateError/float64(obs.Workers)
 	}
 	obs.Terms, obs.Stray = m.terms(p, func(c cpuset.CPU, state int) float64 {
 		at := slot{c, state}
@@ -226,25 +226,23 @@ func (r *run) measure(ctx context.Context, p Point) (Observation, error) {
 	return obs, nil
 }
 
-// A window is cut into parts to see how they scatter: few for a counter, which misses
-// nothing, and for a gauge as many as it averages, but not so many that reading it becomes
-// work of its own.
-const (
-	parts     = 6
-	mostParts = 15
-)
+// parts is into how many parts a window is cut to see how they scatter. A gauge that
+// averages for a short time is not read more often for that: reading it is work, which it
+// would then show.
+const parts = 6
 
-// window reads the meter, in microwatts, and the work by second, part by part.
+// window reads the meter, in microwatts, and the work by second that a worker ran, part by
+// part.
 func (r *run) window(ctx context.Context) (powers, rates []float64, err error) {
 	n := parts
 	if r.Machine.Pace > 0 {
-		n = min(max(2, int(r.Plan.Window/r.Machine.Pace)), mostParts)
+		n = min(max(2, int(r.Plan.Window/r.Machine.Pace)), parts)
 	}
 	last, err := r.read(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	work := r.Load.Work()
+	work, ran := r.Load.Work()
 	for range n {
 		if err := r.Clock.Sleep(ctx, r.Plan.Window/time.Duration(n)); err != nil {
 			return nil, nil, err
@@ -253,14 +251,17 @@ func (r *run) window(ctx context.Context) (powers, rates []float64, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		done := r.Load.Work()
+		done, since := r.Load.Work()
 		used, unknown := r.Machine.Meter.Between(last, now)
 		if used == nil {
 			return nil, nil, fmt.Errorf("cannot read the meter: %s", unknown)
 		}
 		s := now.At.Sub(last.At).Seconds()
-		powers, rates = append(powers, float64(*used)/s), append(rates, (done-work)/s)
-		last, work = now, done
+		powers = append(powers, float64(*used)/s)
+		if since > ran {
+			rates = append(rates, (done-work)/(since-ran).Seconds())
+		}
+		last, work, ran = now, done, since
 	}
 	return powers, rates, nil
 }
@@ -278,8 +279,11 @@ func (r *run) read(ctx context.Context) (energy.Reading, error) {
 	}
 }
 
-// mean returns the mean and its standard error.
+// mean returns the mean and its standard error; of fewer than two values 0.
 func mean(values []float64) (m, err float64) {
+	if len(values) < 2 {
+		return 0, 0
+	}
 	n := float64(len(values))
 	for _, v := range values {
 		m += v / n

@@ -41,12 +41,12 @@ func (s *Simulated) Start(cpus cpuset.Set, memory bool) error {
 }
 
 // Work implements Load.
-func (s *Simulated) Work() float64 {
-	sum := 0.0
+func (s *Simulated) Work() (steps float64, ran time.Duration) {
 	for _, p := range s.pinned {
-		sum += p.Work()
+		steps += p.Work()
+		ran += p.Ran()
 	}
-	return sum
+	return steps, ran
 }
 
 // Stop implements Load.

@@ -38,6 +38,9 @@ func (m *Machine) Pin(c cpuset.CPU, cpuBound float64) (*Pinned, error) {
 // Work is what the thread has done, in seconds on the fastest core at its fastest.
 func (p *Pinned) Work() float64 { return p.t.w.Work.Seconds() - p.t.left }
 
+// Ran is how long it had a cpu for that.
+func (p *Pinned) Ran() time.Duration { return p.t.group.usage }
+
 // End ends the thread.
 func (p *Pinned) End() {
 	p.t.finished = true

@@ -34,6 +34,9 @@ func TestPin(t *testing.T) {
 	if w := computing.Work(); math.Abs(w-5) > 1e-6 {
 		t.Errorf("10 s at half the speed are %g s of work, want 5", w)
 	}
+	if r := computing.Ran(); r != 10*time.Second {
+		t.Errorf("it ran for %v, want 10 s", r)
+	}
 	// 500 mW of the busy core and 10 mW of the idle one, by hand.
 	if got := float64(end-start) / 1e9; math.Abs(got-5.1) > 1e-6 {
 		t.Errorf("it cost %g J, want 5.1", got)

@@ -6,9 +6,13 @@ package worker
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"runtime"
+	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,12 +27,15 @@ type Crew struct {
 	stop   atomic.Bool
 	done   sync.WaitGroup
 	counts []*count
+	// allowed is where this process might run when the crew was made.
+	allowed unix.CPUSet
 }
 
 // count is a thread's own cache line, so that counting costs nobody else.
 type count struct {
 	work atomic.Uint64
-	_    [120]byte
+	tid  int
+	_    [112]byte
 }
 
 // New returns a crew whose memory-bound threads walk a buffer of so many bytes, which
@@ -36,12 +43,17 @@ type count struct {
 func New(memory int) *Crew {
 	// Threads that compute must not keep the one that reads meters from running.
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), runtime.NumCPU()+4))
-	return &Crew{memory: memory}
+	c := &Crew{memory: memory}
+	if err := unix.SchedGetaffinity(0, &c.allowed); err != nil {
+		c.allowed.Fill()
+	}
+	return c
 }
 
 // Start puts a thread on each cpu; it computes or, with memory, chases pointers. What ran
-// before is stopped. It returns when every thread is on its cpu; the error is of
-// sched_setaffinity(2), and then none runs.
+// before is stopped. The process' other threads stay on the first of the cpus until Stop,
+// so that reading a meter wakes no other. It returns when every thread is on its cpu; the
+// error is of sched_setaffinity(2), and then none runs.
 func (c *Crew) Start(cpus cpuset.Set, memory bool) error {
 	c.Stop()
 	if memory && c.walk == nil {
@@ -63,6 +75,7 @@ func (c *Crew) Start(cpus cpuset.Set, memory bool) error {
 		}
 		c.done.Go(func() {
 			runtime.LockOSThread() // for ever: the thread ends with the goroutine, and its affinity
+			n.tid = unix.Gettid()
 			err := pin(cpu)
 			pinned <- err
 			if err == nil {
@@ -78,23 +91,51 @@ func (c *Crew) Start(cpus cpuset.Set, memory bool) error {
 	}
 	if failed != nil {
 		c.Stop()
+		return failed
 	}
-	return failed
+	if !cpus.Empty() {
+		var one unix.CPUSet
+		one.Set(int(cpus.Min()))
+		c.stay(&one)
+	}
+	return nil
 }
 
-// Work is what all threads have done since Start, in steps of their own kind.
-func (c *Crew) Work() float64 {
-	sum := uint64(0)
-	for _, n := range c.counts {
-		sum += n.work.Load()
+// stay keeps all threads of this process but the workers on some cpus. A thread that ends
+// meanwhile, or is new, does not matter.
+func (c *Crew) stay(on *unix.CPUSet) {
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return // without /proc the threads stay where they are
 	}
-	return float64(sum)
+	for _, t := range tasks {
+		tid, err := strconv.Atoi(t.Name())
+		if err == nil && !slices.ContainsFunc(c.counts, func(n *count) bool { return n.tid == tid }) {
+			unix.SchedSetaffinity(tid, on) //nolint:errcheck // as above
+		}
+	}
+}
+
+// Work is what all threads have done since Start, in steps of their own kind, and how long
+// they ran for it, together: others may have had their cpus for some of the time.
+func (c *Crew) Work() (steps float64, ran time.Duration) {
+	for _, n := range c.counts {
+		steps += float64(n.work.Load())
+		// A thread's own clock is CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED, see
+		// include/linux/posix-timers_types.h.
+		var ts unix.Timespec
+		if err := unix.ClockGettime(int32(^n.tid<<3|6), &ts); err == nil {
+			ran += time.Duration(ts.Nano())
+		}
+	}
+	return steps, ran
 }
 
 // Stop ends all threads and waits for them.
 func (c *Crew) Stop() {
 	c.stop.Store(true)
 	c.done.Wait()
+	c.stay(&c.allowed)
 }
 
 // Kick runs for a moment on each cpu, which ends what it slept in.

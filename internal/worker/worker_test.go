@@ -63,16 +63,23 @@ func TestCrew(t *testing.T) {
 				t.Errorf("no thread is pinned to cpu %d: %v", cpu, on)
 			}
 		}
-		for c.Work() == 0 {
+		for steps, ran := c.Work(); steps == 0 || ran == 0; steps, ran = c.Work() {
 			time.Sleep(time.Millisecond)
 		}
 		if err := c.Kick(cpus); err != nil {
 			t.Error(err)
 		}
+		first := strconv.Itoa(int(cpus.Min()))
+		if on := affinities(t); on[first] < 2 {
+			t.Errorf("the threads that do not work are not on cpu %s: %v", first, on)
+		}
 		c.Stop()
-		before := c.Work()
+		if on := affinities(t); on[cpus.String()] == 0 {
+			t.Errorf("after Stop no thread may run on all of %s: %v", cpus, on)
+		}
+		before, _ := c.Work()
 		time.Sleep(20 * time.Millisecond)
-		if after := c.Work(); after != before {
+		if after, _ := c.Work(); after != before {
 			t.Errorf("memory %v: it works on after Stop", memory)
 		}
 	}

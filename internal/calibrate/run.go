@@ -201,7 +201,7 @@ func (r *run) measure(ctx context.Context, p Point) (Observation, error) {
 	if err := r.Clock.Sleep(ctx, 2*r.Machine.Pace); err != nil {
 		return Observation{}, err
 	}
-	powers, rates, err := r.window(ctx)
+	powers, rates, err := r.window(ctx, !p.Work.Empty())
 	if err != nil {
 		return Observation{}, err
 	}
@@ -226,17 +226,23 @@ func (r *run) measure(ctx context.Context, p Point) (Observation, error) {
 	return obs, nil
 }
 
-// parts is into how many parts a window is cut to see how they scatter. A gauge that
-// averages for a short time is not read more often for that: reading it is work, which it
-// would then show.
-const parts = 6
+// A window is cut into parts to see how they scatter: as many as a gauge averages, or fewer
+// where nothing works, for reading it is work, which it would show.
+const (
+	parts     = 6
+	mostParts = 30
+)
 
 // window reads the meter, in microwatts, and the work by second that a worker ran, part by
 // part.
-func (r *run) window(ctx context.Context) (powers, rates []float64, err error) {
+func (r *run) window(ctx context.Context, busy bool) (powers, rates []float64, err error) {
 	n := parts
 	if r.Machine.Pace > 0 {
-		n = min(max(2, int(r.Plan.Window/r.Machine.Pace)), parts)
+		most := parts
+		if busy { // the reader shares a worker's cpu: nothing is awake for it alone
+			most = mostParts
+		}
+		n = min(max(2, int(r.Plan.Window/r.Machine.Pace)), most)
 	}
 	last, err := r.read(ctx)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/powerd/powerd/cpufreq"
 	"github.com/powerd/powerd/cstates"
+	"github.com/powerd/powerd/internal/cpuset"
 	"github.com/powerd/powerd/internal/energy"
 	"github.com/powerd/powerd/internal/units"
 )
@@ -61,13 +62,21 @@ type rawPlatform struct {
 	Idle               []rawState   `yaml:"idle"`
 	Workload           *rawWorkload `yaml:"workload"`
 	Cluster            *rawCluster  `yaml:"cluster"`
+	MeasuredOn         *rawMachine  `yaml:"measured_on"`
 }
 
 type rawOPP struct {
 	Freq    *string  `yaml:"freq"`
 	Voltage *string  `yaml:"voltage"`
 	Power   *string  `yaml:"power"`
+	Dynamic *string  `yaml:"dynamic"`
+	Static  *string  `yaml:"static"`
 	Perf    *float64 `yaml:"perf"`
+}
+
+type rawMachine struct {
+	Model *string `yaml:"model"`
+	CPUs  *string `yaml:"cpus"`
 }
 
 type rawStatic struct {
@@ -184,6 +193,7 @@ func (r *platformReader) resolve(raw rawPlatform) energy.Platform {
 	r.idle(&p, raw)
 	r.workload(&p, raw)
 	r.cluster(&p, raw)
+	r.machine(&p, raw)
 	return p
 }
 
@@ -214,6 +224,7 @@ func (r *platformReader) opps(p *energy.Platform, raw rawPlatform) {
 		v    units.Voltage
 		perf float64
 		at   int
+		own  bool // it has a static power of its own
 	}
 	var points []point
 	var vmax units.Voltage
@@ -238,15 +249,23 @@ func (r *platformReader) opps(p *energy.Platform, raw rawPlatform) {
 			}
 		}
 		switch {
+		case o.Power != nil && o.Dynamic != nil:
+			r.fail([]any{"opps", i}, "want either power, which is all of it, or dynamic")
 		case o.Power != nil:
 			pt.Measured = true
 			pt.Dynamic = quantity(r, o.Power, units.ParsePower, "opps", i, "power")
+		case o.Dynamic != nil:
+			pt.Dynamic = quantity(r, o.Dynamic, units.ParsePower, "opps", i, "dynamic")
 		case o.Voltage == nil:
-			r.fail([]any{"opps", i}, "want a voltage (with dynamic_coefficient) or a power")
+			r.fail([]any{"opps", i}, "want a voltage (with dynamic_coefficient), a power, or a dynamic power")
 		case raw.DynamicCoefficient == nil:
 			r.fail([]any{"dynamic_coefficient"}, "it is needed, for opps[%d] has no power of its own", i)
 		}
-		if atMax > 0 && o.Voltage == nil && !p.FixedVoltage {
+		if o.Static != nil {
+			pt.own = true
+			pt.Static = quantity(r, o.Static, units.ParsePower, "opps", i, "static")
+		}
+		if atMax > 0 && o.Voltage == nil && !p.FixedVoltage && !pt.own {
 			r.fail([]any{"opps", i}, "static_power.at_max_voltage needs the voltage of every operating point")
 		}
 		points = append(points, pt)
@@ -277,11 +296,14 @@ func (r *platformReader) opps(p *energy.Platform, raw rawPlatform) {
 		if p.FixedVoltage {
 			v = vmax
 		}
-		if !pt.Measured {
+		if o := raw.OPPs[pt.at]; !pt.Measured && o.Dynamic == nil {
 			pt.Dynamic = units.Power(coefficient * v.Volts() * v.Volts() * pt.Frequency.MHz())
 		}
-		pt.Static = constant
+		if !pt.own {
+			pt.Static = constant
+		}
 		switch {
+		case pt.own:
 		case atMax > 0 && p.FixedVoltage:
 			pt.Static = atMax
 		case atMax > 0 && vmax > 0:
@@ -399,4 +421,16 @@ func (r *platformReader) cluster(p *energy.Platform, raw rawPlatform) {
 	if n := len(p.Workload.Work); n > p.Cluster.Cores {
 		r.fail([]any{"workload", "work"}, "%d jobs for %d cores: want one a core at the most", n, p.Cluster.Cores)
 	}
+}
+
+func (r *platformReader) machine(p *energy.Platform, raw rawPlatform) {
+	if raw.MeasuredOn == nil {
+		return
+	}
+	p.MeasuredOn = &energy.Machine{Model: deref(raw.MeasuredOn.Model)}
+	cpus, err := cpuset.Parse(deref(raw.MeasuredOn.CPUs))
+	if err != nil || cpus.Empty() {
+		r.fail([]any{"measured_on", "cpus"}, "%q is no list of cpus such as 0-3,8", deref(raw.MeasuredOn.CPUs))
+	}
+	p.MeasuredOn.CPUs = cpus
 }

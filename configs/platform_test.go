@@ -5,6 +5,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/powerd/powerd/internal/cpuset"
+	"github.com/powerd/powerd/internal/energy"
 	"github.com/powerd/powerd/internal/units"
 )
 
@@ -98,7 +102,7 @@ func TestPlatformErrors(t *testing.T) {
 		{"", "a platform needs operating points"},
 		{"opps: []" + w, "x.yaml:1:7: opps: a platform needs operating points"},
 		{"opps: [{voltage: 1V, power: 1W}]" + w, "opps[0]: an operating point needs a freq"},
-		{"opps: [{freq: 1GHz}]" + w, "opps[0]: want a voltage (with dynamic_coefficient) or a power"},
+		{"opps: [{freq: 1GHz}]" + w, "opps[0]: want a voltage (with dynamic_coefficient), a power, or a dynamic power"},
 		{"opps: [{freq: 1GHz, voltage: 1V}]" + w, "dynamic_coefficient: it is needed"},
 		{"opps: [{freq: 0MHz, power: 1W}]" + w, "a frequency of 0 does no work"},
 		{"opps: [{freq: 1GHz, power: 1W}, {freq: 1000MHz, power: 2W}]" + w, "1000 MHz is there twice"},
@@ -124,12 +128,43 @@ func TestPlatformErrors(t *testing.T) {
 		{"opps: [{freq: 1GHz, power: 1W}]\nidle: [" + strings.Repeat("{name: C1, power: 1W}, ", 65) + "]" + w, "65 idle states are more than 64"},
 		{"opps: [{freq: 1GHz, power: 1W}]\nidle: [{name: awake, power: 1W}]" + w, `idle[0].name: "awake" is taken`},
 		{"opps: [{freq: 1GHz, power: 1W}]\ncluster: {cores: 1}\nworkload: {work: [1ms, 1ms], window: 1ms}", "2 jobs for 1 cores"},
+		{"opps: [{freq: 1GHz, power: 1W, dynamic: 1W}]" + w, "x.yaml:1:8: opps[0]: want either power, which is all of it, or dynamic"},
+		{"opps: [{freq: 1GHz, dynamic: -1W}]" + w, "opps[0].dynamic: "},
+		{"opps: [{freq: 1GHz, dynamic: 1W, static: 1A}]" + w, "opps[0].static: "},
+		{"opps: [{freq: 1GHz, power: 1W}]\nmeasured_on: {model: X}" + w, `x.yaml:2:14: measured_on.cpus: "" is no list of cpus`},
+		{"opps: [{freq: 1GHz, power: 1W}]\nmeasured_on: {cpus: 3-1}" + w, `measured_on.cpus: "3-1" is no list of cpus`},
 		{"opps: 3" + w, "x.yaml:1:7"},
 		{"opps: [{freq: 1GHz, power: 1W, color: red}]" + w, `unknown field "color"`},
 	} {
 		_, err := ParsePlatform("x.yaml", []byte(tt.in))
 		if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "x.yaml") {
 			t.Errorf("%q:\n got %v\nwant %s", tt.in, err, tt.want)
+		}
+	}
+}
+
+// A platform that is written reads back as it was.
+func TestFormatPlatform(t *testing.T) {
+	for _, name := range PlatformNames() {
+		p, err := LoadPlatform(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.FixedVoltage = false // it is in the powers
+		p.Name, p.Source = `odd: "name" #1`, "two\nlines\tand a tab, \u00b5"
+		p.MeasuredOn = &energy.Machine{Model: "Cortex: A72", CPUs: cpuset.Of(0, 2, 3)}
+		p.Cluster = &energy.Cluster{Cores: 4, Power: 1500 * units.Milliwatt, Sleep: units.Milliwatt}
+		p.Workload.Work = []units.Seconds{30e-3, 10e-3}
+		data := FormatPlatform(p)
+		again, err := ParsePlatform("x.yaml", data)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, data)
+		}
+		near := cmp.Comparer(func(a, b float64) bool { return math.Abs(a-b) <= 1e-3*math.Max(math.Abs(a), 1e-6) })
+		if diff := cmp.Diff(p, again, near, cmp.Comparer(cpuset.Set.Equal), cmp.Comparer(func(a, b units.Power) bool { return math.Abs(float64(a-b)) <= 1 }),
+			cmp.Comparer(func(a, b units.Seconds) bool { return math.Abs(float64(a-b)) <= 1e-9 }),
+			cmp.Comparer(func(a, b units.Cost) bool { return math.Abs(float64(a-b)) <= 1e-3 })); diff != "" {
+			t.Errorf("%s: %s\n%s", name, diff, data)
 		}
 	}
 }

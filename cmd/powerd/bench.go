@@ -89,8 +89,13 @@ On a simulated machine joules are modelled.`,
 			return err
 		}
 		defer drop()
-		progress := u.progress(len(cases))
-		rows, err := bench.Compare(cmd.Context(), cases, policies, c, func(r bench.Row) { progress(r.Machine + " " + r.Load) })
+		show, began, done := u.progress("cases"), time.Now(), 0
+		rows, err := bench.Compare(cmd.Context(), cases, policies, c, func(r bench.Row) {
+			done++
+			left := time.Since(began) * time.Duration(len(cases)-done) / time.Duration(done)
+			show(done, len(cases), left, r.Machine+" "+r.Load)
+		})
+		u.endProgress()
 		if err != nil {
 			return err
 		}

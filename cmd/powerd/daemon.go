@@ -49,6 +49,9 @@ type world struct {
 	boot     string
 	config   configs.Config
 	platform *energy.Platform
+	// calibrated is what powerd calibrate has left; problems are why some cannot be read.
+	calibrated []energy.Platform
+	problems   []error
 }
 
 func (f *machineFlags) open() (*world, error) {
@@ -88,6 +91,7 @@ func (f *machineFlags) open() (*world, error) {
 		}
 		w.platform = &p
 	}
+	w.calibrated, w.problems = loadCalibrations(config.StateDir)
 	if w.fs, err = openMachine(folder); err != nil {
 		return nil, err
 	}
@@ -166,7 +170,10 @@ each of the kernel's governors, for comparison. Those joules are modelled.`,
 // govern runs the daemon on a machine until the context ends, then puts
 // everything back.
 func govern(ctx context.Context, u *ui, w *world, dryRun bool) (err error) {
-	o := daemon.Options{FS: w.fs, Label: w.label, Config: w.config, Platform: w.platform}
+	o := daemon.Options{FS: w.fs, Label: w.label, Config: w.config, Platform: w.platform, Calibrated: w.calibrated}
+	for _, p := range w.problems {
+		u.notef("left out a calibration: %v", p)
+	}
 	if !dryRun {
 		if err := ownLeaf(); err != nil {
 			return err

@@ -50,7 +50,7 @@ func newPlanCmd(u *ui) *cobra.Command {
 			return err
 		}
 		defer w.fs.Close()
-		d := daemon.New(daemon.Options{FS: w.fs, Label: w.label, Config: w.config, Platform: w.platform})
+		d := daemon.New(daemon.Options{FS: w.fs, Label: w.label, Config: w.config, Platform: w.platform, Calibrated: w.calibrated})
 		d.Look(time.Now())
 		second := time.After(watch)
 		select {

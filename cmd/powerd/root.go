@@ -42,7 +42,7 @@ func newRootCmd(u *ui) *cobra.Command {
 		}
 		root.AddCommand(cmds...)
 	}
-	add("energy", newBenchCmd(u), newCriticalCmd(u), newDaemonCmd(u), newInspectCmd(u), newLimitCmd(u), newPlanCmd(u), newRestoreCmd(u), newStatusCmd(u))
+	add("energy", newBenchCmd(u), newCalibrateCmd(u), newCriticalCmd(u), newDaemonCmd(u), newInspectCmd(u), newLimitCmd(u), newPlanCmd(u), newRestoreCmd(u), newStatusCmd(u))
 	add("containers", newRunCmd(u))
 	add("containers", newManageCmds(u)...)
 	root.AddCommand(newLaunchedCmds()...)

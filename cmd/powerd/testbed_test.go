@@ -107,7 +107,7 @@ $(find fs/cgroup -name cpuset.cpus -o -name cpu.max -o -name cgroup.subtree_cont
 		file, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
 		values[file] = value
 	}
-	if len(values) < 25 {
+	if len(values) < 14 { // two cpus' without containers
 		g.t.Fatalf("only %d tunables:\n%s", len(values), out)
 	}
 	return values

@@ -28,9 +28,11 @@ import (
 type ui struct {
 	out *bufio.Writer
 	err io.Writer
+	// rewriting tells that the terminal's line is one that is written over.
+	rewriting bool
 }
 
-func newUI(out, errs io.Writer) *ui { return &ui{bufio.NewWriter(out), errs} }
+func newUI(out, errs io.Writer) *ui { return &ui{out: bufio.NewWriter(out), err: errs} }
 
 // flush reports what writing to standard output came to.
 func (u *ui) flush() error {
@@ -51,22 +53,33 @@ func (u *ui) json(v any) error {
 	return nil
 }
 
-// progress returns what tells, on a terminal, that one more of n parts is done. It is one
-// line that is written over, and wiped at the end.
-func (u *ui) progress(n int) func(what string) {
-	f, ok := u.err.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return func(string) {}
-	}
-	began, done := time.Now(), 0
-	return func(what string) {
-		done++
-		if done == n {
-			fmt.Fprint(f, "\r\x1b[K")
-			return
+// progress returns what shows how far a long run is: on a terminal one line that is
+// written over, elsewhere a line each tenth, of so many things.
+func (u *ui) progress(things string) func(done, total int, left time.Duration, what string) {
+	if f, ok := u.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return func(done, total int, left time.Duration, what string) {
+			line := fmt.Sprintf("%d of %d %s, %v left: %s", done, total, things, left.Round(time.Second), what)
+			if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 && len(line) >= width {
+				line = line[:max(0, width-1)] // a line that wraps is not written over
+			}
+			fmt.Fprint(u.err, "\r\033[K", line)
+			u.rewriting = true
 		}
-		left := time.Since(began) * time.Duration(n-done) / time.Duration(done)
-		fmt.Fprintf(f, "\r\x1b[K%d of %d, %v left: %s", done, n, left.Round(time.Second), what)
+	}
+	tenth := 0
+	return func(done, total int, left time.Duration, _ string) {
+		if now := 10 * done / max(total, 1); now > tenth {
+			tenth = now
+			u.notef("%d of %d %s, %v left", done, total, things, left.Round(time.Second))
+		}
+	}
+}
+
+// endProgress clears a line that is written over.
+func (u *ui) endProgress() {
+	if u.rewriting {
+		fmt.Fprint(u.err, "\r\033[K")
+		u.rewriting = false
 	}
 }
 

@@ -29,6 +29,9 @@ type Options struct {
 	Config  configs.Config
 	// Platform prices the cores where firmware does not; nil without one.
 	Platform *energy.Platform
+	// Calibrated are what powerd calibrate has measured; they go before Platform where
+	// they are of this machine.
+	Calibrated []energy.Platform
 }
 
 // A Daemon governs one machine. Its methods but Snapshot are for one goroutine.
@@ -40,6 +43,7 @@ type Daemon struct {
 	config   configs.Config
 	globs    []containers.Glob
 	platform *energy.Platform
+	measured []energy.Platform
 	observer *observer
 
 	ticks        int
@@ -70,7 +74,7 @@ type Counters struct {
 
 // New returns a daemon. Nothing is read or written before the first Tick.
 func New(o Options) *Daemon {
-	d := &Daemon{label: o.Label, fs: o.FS, journal: o.Journal, config: o.Config, globs: o.Config.Globs(), platform: o.Platform,
+	d := &Daemon{label: o.Label, fs: o.FS, journal: o.Journal, config: o.Config, globs: o.Config.Globs(), platform: o.Platform, measured: o.Calibrated,
 		held: map[string]*hold{}, newcomers: make(chan chan struct{})}
 	if d.journal == nil {
 		d.dry = sysfs.NewOverlay(o.FS)

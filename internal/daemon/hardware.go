@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"slices"
 	"strconv"
@@ -28,10 +29,13 @@ type Hardware struct {
 	domainOf map[units.PolicyID]int
 	Meter    *energy.Source // nil: the model must do
 	Warnings []sysfs.Warning
+	// measured are the platforms that powerd calibrate made on this machine.
+	measured []energy.Platform
 }
 
-// readHardware reads a machine. The platform may be nil.
-func readHardware(m sysfs.FS, platform *energy.Platform) *Hardware {
+// readHardware reads a machine and prices it: by what was measured on it, or else by the
+// platform, which may be nil, or else by what firmware says.
+func readHardware(m sysfs.FS, platform *energy.Platform, calibrated []energy.Platform) *Hardware {
 	r := sysfs.NewReader(m)
 	h := &Hardware{Topology: topology.Read(r), domainOf: map[units.PolicyID]int{}}
 	if s := cpufreq.Read(r); s != nil {
@@ -47,6 +51,7 @@ func readHardware(m sysfs.FS, platform *energy.Platform) *Hardware {
 		firmware = append(firmware, pss.Power())
 	}
 	h.cores()
+	h.calibrated(r, calibrated)
 	h.domains(firmware, platform)
 	h.groups()
 	h.islands(platform)
@@ -110,6 +115,69 @@ func (h *Hardware) cores() {
 	slices.SortFunc(h.Machine.Cores, func(a, b placement.Core) int { return cmp.Compare(a.CPUs.Min(), b.CPUs.Min()) })
 }
 
+// calibratedSource is what a domain's prices are said to come from.
+const calibratedSource = "measured by powerd calibrate"
+
+// calibrated keeps what was measured on this machine: the same processor, the same cpus,
+// the same clocks.
+func (h *Hardware) calibrated(r *sysfs.Reader, platforms []energy.Platform) {
+	model := ""
+	if h.Topology.Model != nil {
+		model = *h.Topology.Model
+	}
+	for _, p := range platforms {
+		on := p.MeasuredOn
+		why := ""
+		switch {
+		case on == nil:
+			why = "it does not say on which machine it was measured"
+		case on.Model != model:
+			why = fmt.Sprintf("it is of another processor, %q", on.Model)
+		case !h.runsAt(on.CPUs, p.Curve):
+			why = fmt.Sprintf("cpus %s have other clocks now", on.CPUs)
+		default:
+			h.measured = append(h.measured, p)
+			continue
+		}
+		r.Warn("calibration "+p.Name, why)
+	}
+}
+
+// runsAt reports whether all the cpus that are online have the clocks of a curve, and its
+// ends as theirs.
+func (h *Hardware) runsAt(cpus cpuset.Set, c cpufreq.Curve) bool {
+	found := false
+	for _, p := range h.Policies {
+		if !p.CPUs().Overlaps(cpus) {
+			continue
+		}
+		found = true
+		steps := p.Steps()
+		if !p.CPUs().SubsetOf(cpus) || len(steps) == 0 || steps[0] != c.OPPs[0].Frequency || steps[len(steps)-1] != c.OPPs[len(c.OPPs)-1].Frequency {
+			return false
+		}
+		for _, o := range c.OPPs {
+			if _, ok := slices.BinarySearch(steps, o.Frequency); !ok {
+				return false
+			}
+		}
+	}
+	return found
+}
+
+// platformOf returns what was measured of some cpus, or else the platform given.
+func (h *Hardware) platformOf(cpus cpuset.Set, otherwise *energy.Platform) (p *energy.Platform, source string) {
+	for i := range h.measured {
+		if cpus.Overlaps(h.measured[i].MeasuredOn.CPUs) {
+			return &h.measured[i], calibratedSource
+		}
+	}
+	if otherwise != nil {
+		source = "platform file " + otherwise.Name
+	}
+	return otherwise, source
+}
+
 // domains prices each domain.
 func (h *Hardware) domains(firmware []map[units.Frequency]units.Power, platform *energy.Platform) {
 	capacity := h.capacities()
@@ -134,12 +202,16 @@ func (h *Hardware) domains(firmware []map[units.Frequency]units.Power, platform 
 			continue
 		}
 		share := capacity(d.CPUs.Min())
+		platform, source := h.platformOf(d.CPUs, platform)
 		if platform != nil {
 			for _, s := range platform.Idle {
 				d.States = append(d.States, placement.IdleState{Latency: (s.Entry + s.Exit).Duration(), Power: s.Power})
 			}
 		}
 		d.Curve, d.Sleep, d.Source = curve(steps, policy, share, firmware, platform)
+		if platform != nil {
+			d.Source = source
+		}
 		if policy.ScalingMin != nil && policy.ScalingMax != nil {
 			d.Floor, d.Ceiling = *policy.ScalingMin, *policy.ScalingMax
 		}
@@ -188,14 +260,15 @@ func (h *Hardware) canSleep(c cpuset.CPU) bool {
 	return true
 }
 
-// curve prices a domain's steps from the best source there is.
+// curve prices a domain's steps from the best source there is, which it names unless it is
+// the platform.
 func curve(steps []units.Frequency, p cpufreq.Policy, capacity float64, firmware []map[units.Frequency]units.Power, platform *energy.Platform) (cpufreq.Curve, units.Power, string) {
 	if platform != nil {
 		sleep := platform.Curve.OPPs[0].Static
 		for _, s := range platform.Idle {
 			sleep = min(sleep, s.Power)
 		}
-		return along(steps, platform.Curve), sleep, "platform file " + platform.Name
+		return along(steps, platform.Curve), sleep, ""
 	}
 	if c, ok := fromPSS(steps, firmware); ok {
 		return c, c.OPPs[len(c.OPPs)-1].Active() / 50, "ACPI _PSS"
@@ -291,10 +364,11 @@ func (h *Hardware) groups() {
 
 // islands prices what is shared: the platform's cluster, once for each cache.
 func (h *Hardware) islands(platform *energy.Platform) {
-	if platform == nil || platform.Cluster == nil {
-		return
-	}
 	for _, g := range h.Machine.Groups {
+		platform, _ := h.platformOf(g, platform)
+		if platform == nil || platform.Cluster == nil {
+			continue
+		}
 		h.Machine.Islands = append(h.Machine.Islands, placement.Island{Name: "cluster " + g.String(), CPUs: g,
 			Awake: platform.Cluster.Power, Asleep: platform.Cluster.Sleep})
 	}

@@ -186,7 +186,7 @@ func (d *Daemon) observe(now time.Time) *Seen {
 		problem("sys/devices/system/cpu/online", err)
 	}
 	if text := string(online); o.hardware == nil || text != o.online {
-		o.hardware, o.online = readHardware(d.fs, d.platform), text
+		o.hardware, o.online = readHardware(d.fs, d.platform, d.measured), text
 		d.rediscovered = true
 		clear(o.absent)
 	}

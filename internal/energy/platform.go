@@ -5,6 +5,7 @@ import (
 
 	"github.com/powerd/powerd/cpufreq"
 	"github.com/powerd/powerd/cstates"
+	"github.com/powerd/powerd/internal/cpuset"
 	"github.com/powerd/powerd/internal/units"
 )
 
@@ -29,6 +30,14 @@ type Platform struct {
 	Idle         []cstates.Model
 	Workload     Workload
 	Cluster      *Cluster // nil: one core with a clock of its own
+	MeasuredOn   *Machine // nil: of any machine's
+}
+
+// A Machine is whose cores a platform was measured on: a processor's name, which may be
+// unknown and empty, and the cpus.
+type Machine struct {
+	Model string
+	CPUs  cpuset.Set
 }
 
 // A Workload is a job that is released with a window and due at its end.

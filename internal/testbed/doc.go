@@ -29,7 +29,9 @@
 // What is not so: the guest's time goes by the host's, so a busy host makes a slow
 // guest; SMT siblings share a core in name only; a deep idle state saves no more
 // than C1 (the harness sees a vCPU halt, not how deep); translation makes the
-// first run of code slow. Bounds on times have to be coarse.
+// first run of code slow; ticks and wakes take the same host time however slow a vCPU's
+// clock is, so a slow one does some percent less than its speed says. Bounds on times have
+// to be coarse.
 //
 // # What a real kernel refuses
 //

@@ -47,18 +47,21 @@ var rules = map[string]rule{
 		why: "a network joins namespaces; whose they are it does not know"},
 	"containers/launch": {may: []string{"containers/images", "containers/network", "containers/oci", "containers/spawn", "github.com/opencontainers/runtime-spec", "golang.org/x/sys"},
 		why: "it joins the rooms that run containers, for people; what is cheap for a machine others know"},
-	"internal/energy": {may: []string{"cpufreq", "cstates", "internal/sysfs", "internal/units"}, why: "it prices hardware, and decides nothing"},
+	"internal/energy": {may: []string{"cpufreq", "cstates", "internal/cpuset", "internal/sysfs", "internal/units"}, why: "it prices hardware, and decides nothing"},
 	"internal/limit":  {why: "a bound knows no policy"},
 	"placement": {may: []string{"cpufreq", "internal/cpuset", "internal/units"},
 		banned: []string{"os", "net", "sync", "context", "log", "io", "math/rand", "math/rand/v2"},
 		why:    "deciding is pure: the same input, the same plan, on any machine and in any test"},
-	"configs": {may: []string{"placement", "containers", "cpufreq", "cstates", "internal/energy", "internal/units", "github.com/goccy/go-yaml"}, why: "YAML ends here: nobody behind it knows of files or keys"},
+	"configs": {may: []string{"placement", "containers", "cpufreq", "cstates", "internal/cpuset", "internal/energy", "internal/units", "github.com/goccy/go-yaml"}, why: "YAML ends here: nobody behind it knows of files or keys"},
 	"internal/daemon": {may: []string{"acpi", "configs", "containers", "cpufreq", "cstates", "placement", "internal/cpuset", "internal/energy", "internal/sysfs", "internal/topology", "internal/units",
 		"github.com/prometheus/procfs", "golang.org/x/sys"}, why: "the one place that acts; it does not know its views, nor that a machine may be simulated"},
-	"internal/sim":           {may: []string{"containers", "cpufreq", "cstates", "internal/cpuset", "internal/sysfs", "internal/units"}, why: "a machine does not know who governs it"},
-	"internal/loads":         {may: []string{"internal/limit", "internal/sim"}, why: "work does not know where it is done"},
-	"internal/bench":         {may: []string{"configs", "internal/daemon", "internal/energy", "internal/limit", "internal/loads", "internal/sim", "internal/sysfs", "internal/units"}, why: "it runs the daemon as users do"},
-	"internal/report":        {may: []string{"internal/bench", "internal/energy", "internal/units"}, why: "a page shows what was found; it runs nothing"},
+	"internal/sim":    {may: []string{"containers", "cpufreq", "cstates", "internal/cpuset", "internal/sysfs", "internal/units"}, why: "a machine does not know who governs it"},
+	"internal/loads":  {may: []string{"internal/limit", "internal/sim"}, why: "work does not know where it is done"},
+	"internal/bench":  {may: []string{"configs", "internal/daemon", "internal/energy", "internal/limit", "internal/loads", "internal/sim", "internal/sysfs", "internal/units"}, why: "it runs the daemon as users do"},
+	"internal/report": {may: []string{"internal/bench", "internal/energy", "internal/units"}, why: "a page shows what was found; it runs nothing"},
+	"internal/calibrate": {may: []string{"cpufreq", "cstates", "internal/cpuset", "internal/energy", "internal/sim", "internal/sysfs", "internal/topology", "internal/units", "gonum.org/v1/gonum"},
+		why: "it measures and fits; who goes by the result it does not know"},
+	"internal/worker":        {may: []string{"internal/cpuset", "golang.org/x/sys"}, why: "it only burns"},
 	"internal/testbed":       {may: []string{"cpufreq", "cstates", "internal/cpuset", "internal/sysfs", "internal/units", "internal/testbed/wire", "github.com/u-root", "golang.org/x/sys"}, why: "a machine does not know who governs it"},
 	"internal/conformance":   {why: "it runs what others have made, in a node"},
 	"internal/testbed/guest": {may: []string{"internal/testbed/wire", "internal/sysfs", "golang.org/x/sys"}, why: "it runs alone in a guest"},
@@ -210,7 +213,7 @@ func TestPrintAndExit(t *testing.T) {
 
 // The README, ARCHITECTURE and CHANGELOG name files that are there.
 func TestDocsNameFiles(t *testing.T) {
-	for _, doc := range []string{"README.md", "ARCHITECTURE.md", "docs/benchmarks.md"} {
+	for _, doc := range []string{"README.md", "ARCHITECTURE.md", "docs/benchmarks.md", "docs/calibrate.md"} {
 		data, err := os.ReadFile("../../" + doc)
 		if err != nil {
 			t.Error(err)

@@ -234,8 +234,10 @@ func (r *reading) because(l combination, blame []Param) string {
 			return why + ", so no core is awake without work"
 		}
 	}
-	if p.Kind < len(r.m.Kinds) && r.m.Kinds[p.Kind].Fixed != "" && (p.Role == Idle || p.Role == Kept) {
-		return r.m.Kinds[p.Kind].Fixed
+	for p := range l {
+		if why := r.m.Kinds[p.Kind].Fixed; why != "" && (p.Role == Idle || p.Role == Kept) {
+			return why
+		}
 	}
 	return "no two points differ in it alone: it goes with " + strings.Join(names, ", ")
 }

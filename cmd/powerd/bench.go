@@ -45,7 +45,9 @@ func newBenchCmd(u *ui) *cobra.Command {
 what energy each took, as a multiple of the least that any schedule with foreknowledge
 could (x-limit), the deadlines missed and the response times.
 
-A platform is a file of configs/platforms/ by name, or any such file. A load is one by
+A machine is two clusters of a platform's cores (a file of configs/platforms/ by name, or
+any such file), or one of those composed of more: epyc-32-cores, hi3660, rk3399,
+xeon-2-sockets. A load is one by
 name, or a file: jobs (CSV: release,deadline,work), a utilisation trace (CSV:
 time_s,container,utilisation in percent), percentages one a line for 300 s each, or
 rt-app's JSON. Policies are governors, powerd, oracle-static (the best single operating
@@ -61,7 +63,7 @@ On a simulated machine joules are modelled.`,
 	fl := cmd.Flags()
 	fl.StringVar(&machine, "machine", "sim", "where: sim, a simulated machine")
 	fl.StringVar(&config, "config", "", "policy file of powerd (default: the one that powerd comes with)")
-	fl.StringVar(&platform, "platform", "", "platforms, separated by commas (default all that powerd comes with)")
+	fl.StringVar(&platform, "platform", "", "machines, separated by commas (default all that powerd comes with)")
 	fl.StringVar(&load, "load", "", "loads, separated by commas: "+strings.Join(loads.Names(), ", ")+", or files (default all named)")
 	fl.StringVar(&shared, "shared", "0,10,30", "power around a cluster while it is awake, in percent of its cores' at their fastest")
 	fl.StringVar(&policy, "policy", strings.Join(append(append([]string{bench.Powerd}, bench.Governors...), bench.Oracle), ","), "policies, separated by commas")
@@ -79,7 +81,7 @@ On a simulated machine joules are modelled.`,
 		if err != nil {
 			return err
 		}
-		cases, err := benchCases(list(platform, configs.PlatformNames()), list(load, loads.Names()), strings.Split(shared, ","), span, seed)
+		cases, err := benchCases(list(platform, bench.MachineNames()), list(load, loads.Names()), strings.Split(shared, ","), span, seed)
 		if err != nil {
 			return err
 		}
@@ -171,16 +173,15 @@ func list(s string, all []string) []string {
 
 func benchCases(platforms, names, shared []string, span time.Duration, seed uint64) (out []bench.Case, err error) {
 	for _, name := range platforms {
-		p, err := configs.LoadPlatform(name)
-		if err != nil {
-			return nil, err
-		}
 		for _, s := range shared {
 			share, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(s), "%"), 64)
 			if err != nil || !(share >= 0 && share <= 1000) || math.IsInf(share, 0) {
 				return nil, usage(fmt.Errorf("cannot use --shared %s: %q is not a percentage", strings.Join(shared, ","), s), "want numbers such as 0,10,30")
 			}
-			m := bench.Of(p, share/100)
+			m, err := bench.Open(name, share/100)
+			if err != nil {
+				return nil, err
+			}
 			for _, name := range names {
 				l, err := openLoad(name, m.Cores(), span+benchWarm, seed)
 				if err != nil {

@@ -38,11 +38,10 @@ func (f *machineFlags) openSim(platform string, span time.Duration) (bench.Case,
 	if err != nil {
 		return bench.Case{}, config, err
 	}
-	p, err := configs.LoadPlatform(platform)
+	m, err := bench.Open(platform, simShared)
 	if err != nil {
 		return bench.Case{}, config, err
 	}
-	m := bench.Of(p, simShared)
 	load, err := loads.Named("mixed", m.Cores(), span, f.seed)
 	return bench.Case{Machine: m, Load: load, Seed: f.seed, Span: span}, config, err
 }

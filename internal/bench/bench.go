@@ -167,7 +167,7 @@ func Daemon(ctx context.Context, c Case, config configs.Config, dryRun bool, eac
 	if err != nil {
 		return Result{}, nil, err
 	}
-	o := daemon.Options{FS: m, Label: c.Machine.Spec.Name, Config: config, Platform: c.Machine.Platform}
+	o := daemon.Options{FS: m, Label: c.Machine.Spec.Name, Config: config, Platform: c.Machine.Platform, Calibrated: c.Machine.Kinds}
 	if !dryRun {
 		dir, err := os.MkdirTemp("", "powerd-sim-")
 		if err != nil {

@@ -24,11 +24,10 @@ func standard(t testing.TB) configs.Config {
 
 func newCase(t testing.TB, platform, load string, shared float64, span time.Duration, seed uint64) Case {
 	t.Helper()
-	p, err := configs.LoadPlatform(platform)
+	m, err := Open(platform, shared)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := Of(p, shared)
 	l, err := loads.Named(load, m.Cores(), span, seed)
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +95,7 @@ func TestRepeats(t *testing.T) {
 // operating point is a policy, too.
 func TestNothingBelowLimit(t *testing.T) {
 	config := standard(t)
-	for _, platform := range configs.PlatformNames() {
+	for _, platform := range MachineNames() {
 		for _, load := range loads.Names() {
 			for i, shared := range []float64{0, 0.3} {
 				c := newCase(t, platform, load, shared, 10*time.Second, uint64(i))

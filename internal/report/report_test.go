@@ -10,7 +10,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/powerd/powerd/configs"
 	"github.com/powerd/powerd/internal/bench"
 	"github.com/powerd/powerd/internal/loads"
 	"github.com/powerd/powerd/internal/units"
@@ -19,11 +18,10 @@ import (
 var ran = sync.OnceValues(func() (Run, error) {
 	r := Run{Version: "abc123", Machine: "sim", Span: 4 * time.Second, Policies: []string{"powerd", "performance", "schedutil", "powersave"}}
 	for _, name := range []string{"rk3399-a72", "hi3660-a53"} {
-		p, err := configs.LoadPlatform(name)
+		m, err := bench.Open(name, 0.1)
 		if err != nil {
 			return r, err
 		}
-		m := bench.Of(p, 0.1)
 		for _, name := range []string{"media", "web"} {
 			l, err := loads.Named(name, m.Cores(), r.Span, 3)
 			if err != nil {

@@ -37,10 +37,8 @@ func (s *search) stands(now, best arrangement) bool {
 		if best.feasible[i] && !now.feasible[i] {
 			return false
 		}
-		for _, c := range now.cores[i] {
-			if d := s.mach.Cores[c].Domain; now.opp[d] >= 0 && now.opp[d] < min(s.bound(m, d), best.slowest[d]) {
-				return false
-			}
+		if s.meets(m, best, best.cores[i]) && !s.meets(m, now, now.cores[i]) {
+			return false
 		}
 	}
 	for i := range s.classes {

@@ -87,6 +87,14 @@ type arrangement struct {
 // at half, one of four is idle 94 % of the time when a request comes.
 const crowd = 0.5
 
+// headroom is the share of shared cores' time that a class may find busy.
+func (s *search) headroom(m member) float64 {
+	if m.Objective == Latency {
+		return min(s.policy.Headroom, crowd)
+	}
+	return s.policy.Headroom
+}
+
 type search struct {
 	prices
 	policy     Policy
@@ -242,17 +250,20 @@ type trial struct {
 	arrangement
 	cores    []int
 	own      bool // it carries its own load
+	bound    bool // it keeps its bound
 	others   bool // those placed before are as well off as they may expect
 	capacity float64
 }
 
-// better orders trials: those that leave the others what they need, those that carry the
-// load, then by power. Where none carries it, more capacity is better. Ties go to the
+// better orders trials: those that leave the others what they need, those that keep the
+// bound, those that carry the load, then by power. Where none carries it, more capacity is better. Ties go to the
 // earlier, which has fewer cores.
 func (t trial) better(o trial) bool {
 	switch {
 	case t.others != o.others:
 		return t.others
+	case t.bound != o.bound:
+		return t.bound
 	case t.own != o.own:
 		return t.own
 	case !t.own && t.capacity != o.capacity:
@@ -295,7 +306,7 @@ func (s *search) fastest(a arrangement, m member, cores []int) trial {
 		if cheap.cores == nil || alone.cost < cheap.cost-1e-9*units.Power(math.Abs(float64(cheap.cost))) {
 			cheap = alone
 		}
-		if s.meets(m, t) && (best.cores == nil || t.better(best)) {
+		if t.bound && (best.cores == nil || t.better(best)) {
 			best = t
 		}
 	}
@@ -311,7 +322,8 @@ func (s *search) fastest(a arrangement, m member, cores []int) trial {
 	for _, i := range cores {
 		d := s.mach.Cores[i].Domain
 		best.cheap[d] = max(best.cheap[d], cheap.opp[d])
-		best.slowest[d] = max(best.slowest[d], s.bound(m, d))
+		slowest, _ := s.bound(m, i)
+		best.slowest[d] = max(best.slowest[d], slowest)
 	}
 	return best
 }
@@ -357,7 +369,7 @@ func (s *search) try(a arrangement, m member, cores []int, speed float64, govern
 			a.opp[d] = max(a.opp[d], dom.governed(s.busiest(a, d)))
 		}
 	}
-	t := trial{arrangement: a, cores: cores, others: true}
+	t := trial{arrangement: a, cores: cores, others: true, bound: s.meets(m, a, cores)}
 	t.cost = s.prices.cost(a.use)
 	t.own, t.capacity = s.carried(a, cores, s.policy.Headroom)
 	if !m.placeable {
@@ -365,11 +377,7 @@ func (s *search) try(a arrangement, m member, cores []int, speed float64, govern
 	}
 	for i, theirs := range append(a.cores[:len(a.cores):len(a.cores)], cores) {
 		if o := s.classes[i]; s.shared(a, i, theirs, cores) {
-			headroom := s.policy.Headroom
-			if o.Objective == Latency {
-				headroom = min(headroom, crowd)
-			}
-			ok, _ := s.carried(a, theirs, headroom)
+			ok, _ := s.carried(a, theirs, s.headroom(o))
 			// Who cannot be served in any case is no worse off.
 			t.others = t.others && (ok || i < len(a.feasible) && !a.feasible[i])
 		}
@@ -437,26 +445,29 @@ func (s *search) speeds(cores []int) []float64 {
 	return out
 }
 
-// bound is the slowest OPP of a domain that keeps a class' bound against the untouched
-// machine at its fastest; 0 without one. A machine that cannot sleep follows the lecture's
-// other row by itself: Sleep is then the awake idle power.
-func (s *search) bound(m member, domain int) int {
-	if m.MaxSlowdown == nil {
-		return 0
+// bound is the slowest OPP of a core that keeps a class' bound against the machine's
+// fastest core at its fastest; 0 without one, and the fastest where none keeps it, which
+// ok tells. A machine that cannot sleep follows the lecture's other row by itself: Sleep
+// is then the awake idle power.
+func (s *search) bound(m member, core int) (opp int, ok bool) {
+	c := s.mach.Cores[core]
+	speeds := s.speed[c.Domain]
+	if m.MaxSlowdown == nil || len(speeds) == 0 {
+		return 0, true
 	}
-	n := len(s.speed[domain])
-	for i, speed := range s.speed[domain] {
-		if speed*(1+*m.MaxSlowdown) >= 1-1e-9 {
-			return i
+	for i, speed := range speeds {
+		if c.Capacity*speed*(1+*m.MaxSlowdown) >= 1-1e-9 {
+			return i, true
 		}
 	}
-	return max(0, n-1)
+	return len(speeds) - 1, false
 }
 
-// meets reports whether a trial's speed keeps the class's bound.
-func (s *search) meets(m member, t trial) bool {
-	for _, i := range t.cores {
-		if d := s.mach.Cores[i].Domain; t.opp[d] >= 0 && t.opp[d] < s.bound(m, d) {
+// meets reports whether an arrangement keeps a class's bound on some cores.
+func (s *search) meets(m member, a arrangement, cores []int) bool {
+	for _, i := range cores {
+		opp, ok := s.bound(m, i)
+		if d := s.mach.Cores[i].Domain; !ok || a.opp[d] >= 0 && a.opp[d] < opp {
 			return false
 		}
 	}

@@ -46,8 +46,8 @@ func Trace(points []Point, span time.Duration) []Container {
 		out = append(out, Container{Workload: sim.Workload{Cgroup: "powerd/latency-" + name, Timer: true,
 			// A container that wants more than a core has threads for it.
 			Threads: max(1, int(math.Ceil(slices.MaxFunc(list, func(a, b Point) int { return cmpShare(a, b) }).Share))),
-			Jobs: func(*rand.Rand) func() (sim.Job, bool) {
-				at, i := time.Duration(0), 0
+			Jobs: func(rng *rand.Rand) func() (sim.Job, bool) {
+				at, i := time.Duration(rng.Int64N(int64(chunk))), 0
 				threads := math.Max(1, math.Ceil(slices.MaxFunc(list, cmpShare).Share))
 				return func() (sim.Job, bool) {
 					for ; at < span; at += chunk {

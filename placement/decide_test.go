@@ -170,6 +170,42 @@ func TestBoundIsTheFloor(t *testing.T) {
 	}
 }
 
+// Work that goes on for ever keeps the cluster awake at any speed and runs slowly; a burst
+// of as much work is done fast, for then all sleeps. What carries it is the same.
+func TestBurstsAreDoneFast(t *testing.T) {
+	m := clusters(1, 4, cubic(10, 2*units.Watt, 0.1*units.Watt), 6*units.Watt)
+	in := Input{Policy: energyClass(), Machine: m, Containers: contain(m, "batch", 0.8, 0.8)}
+	always := Decide(in)
+	in.Average = map[string]float64{"batch": 0.1}
+	burst := Decide(in)
+	if a, b := always.Bands[0].CeilingKHz, burst.Bands[0].CeilingKHz; a > 1_000_000 || b < 1_600_000 {
+		t.Errorf("work without end at %d kHz, a burst at %d: %s", a, b, burst.Bands[0].Reason)
+	}
+	if !burst.Pools[0].Feasible || burst.Pools[0].Demand != always.Pools[0].Demand {
+		t.Errorf("%+v", burst.Pools[0])
+	}
+}
+
+// On a hybrid a bound is against the fastest kind of core: a core that is slower at its
+// fastest is for those who bear that.
+func TestBoundOnHybrid(t *testing.T) {
+	m := clusters(2, 2, cubic(10, 2*units.Watt, 0.1*units.Watt), 0)
+	for i := range m.Cores {
+		if m.Cores[i].Domain == 0 {
+			m.Cores[i].Capacity = 0.4
+		}
+	}
+	m.Domains[0].Curve = cubic(10, 0.2*units.Watt, 0.01*units.Watt)
+	for slow, little := range map[float64]bool{0.25: false, 2: true} {
+		p := energyClass()
+		p.Classes[0].MaxSlowdown = &slow
+		plan := Decide(Input{Policy: p, Machine: m, Containers: contain(m, "batch", 0.2)})
+		if got := plan.Pools[0].CPUs.SubsetOf(cpuset.Range(0, 1)); got != little {
+			t.Errorf("with a slowdown of %g: cpus %v: %s", slow, plan.Pools[0].CPUs, plan.Pools[0].Reason)
+		}
+	}
+}
+
 func TestLimitGrowsAsTheClockFalls(t *testing.T) {
 	limit := 0.3
 	p := energyClass()

@@ -150,4 +150,8 @@ type Input struct {
 	Containers []Container
 	// Other is the demand of everything that is not in Containers.
 	Other float64
+	// Average is the demand of classes by name over minutes, for what a speed costs; a
+	// class that it does not name is taken to go on as now. What carries the load is always
+	// reckoned with the demand of now.
+	Average map[string]float64
 }

@@ -50,10 +50,14 @@ func (p prices) capacity(core int, opp []int) float64 {
 
 // A use is what cores are asked to do.
 type use struct {
-	// work is each core's, in cores of the fastest kind at their fastest; nap its power
-	// when it has none.
-	work []float64
-	nap  []units.Power
+	// work is each core's, in cores of the fastest kind at their fastest: now, for what it
+	// carries, and load on average, for what that costs; nap is its power when it has none.
+	//
+	// Work that comes in bursts ends the sooner the faster it is done, and all sleeps until
+	// the next: were its cost that of its busy time, a cluster that is awake for it would
+	// seem to be awake at any speed.
+	work, load []float64
+	nap        []units.Power
 	// opp is each domain's operating point, -1 where nothing runs or none is known.
 	opp []int
 }
@@ -84,7 +88,7 @@ func (p prices) cost(u use) units.Power {
 		if u.work[i] == 0 && u.nap[i] == 0 {
 			continue
 		}
-		share := u.work[i] / p.capacity(i, u.opp)
+		share := u.load[i] / p.capacity(i, u.opp)
 		if opp := u.opp[c.Domain]; opp >= 0 {
 			sum += p.above(i, share, u.nap[i], opp)
 		}

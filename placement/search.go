@@ -16,6 +16,7 @@ type member struct {
 	tenant     string
 	containers []Container
 	demand     float64
+	average    float64
 	allowed    cpuset.Set
 	placeable  bool
 }
@@ -47,6 +48,10 @@ func classes(in Input) []member {
 		// Idle so far, it still needs a price: work to come costs least at the
 		// same speed as a little work now.
 		m.demand = max(m.demand, 1e-3)
+		m.average = m.demand
+		if average, ok := in.Average[c.Name]; ok {
+			m.average = max(average*part(m.demand, in.Containers, c.Name), 1e-3)
+		}
 		if len(m.containers) > 0 {
 			slices.SortFunc(m.containers, func(a, b Container) int { return strings.Compare(a.ID, b.ID) })
 			out = append(out, m)
@@ -58,8 +63,23 @@ func classes(in Input) []member {
 	// What no class names runs beside the last to choose.
 	if len(out) > 0 {
 		out[len(out)-1].demand += in.Other
+		out[len(out)-1].average += in.Other
 	}
 	return out
+}
+
+// part is a demand as a share of a class'.
+func part(demand float64, containers []Container, class string) float64 {
+	sum := 0.0
+	for _, c := range containers {
+		if c.Class == class {
+			sum += c.Demand
+		}
+	}
+	if sum <= demand {
+		return 1
+	}
+	return demand / sum
 }
 
 func rank(o Objective) int {
@@ -109,7 +129,7 @@ func newSearch(in Input) *search {
 
 func (s *search) empty() arrangement {
 	n := len(s.mach.Domains)
-	a := arrangement{use: use{work: make([]float64, len(s.mach.Cores)), nap: make([]units.Power, len(s.mach.Cores)), opp: make([]int, n)},
+	a := arrangement{use: use{work: make([]float64, len(s.mach.Cores)), load: make([]float64, len(s.mach.Cores)), nap: make([]units.Power, len(s.mach.Cores)), opp: make([]int, n)},
 		cheap: make([]int, n), slowest: make([]int, n), latency: make([]bool, n)}
 	for i := range n {
 		a.opp[i], a.cheap[i], a.slowest[i] = -1, -1, -1
@@ -202,13 +222,13 @@ func (s *search) group(core int) int {
 	return len(s.mach.Groups)
 }
 
-// order returns the cores inside cpus as a class would fill them: for energy the
-// kind that does work for the least, for latency the fastest; then group by
-// group, so that whole caches stay asleep.
+// order returns the cores inside cpus as a class would fill them: those that can keep
+// its bound; of them for energy the kind that does work for the least, for latency the
+// fastest; then group by group, so that whole caches stay asleep.
 func (s *search) order(m member, cpus cpuset.Set) []int {
 	type key struct {
-		core, group int
-		cost        float64
+		core, group, late int
+		cost              float64
 	}
 	var keys []key
 	for i, c := range s.mach.Cores {
@@ -220,10 +240,13 @@ func (s *search) order(m member, cpus cpuset.Set) []int {
 			i := s.critical(c.Domain)
 			k.cost = float64(s.busy[c.Domain][i]-dom.Sleep) / s.speed[c.Domain][i] / c.Capacity
 		}
+		if _, ok := s.bound(m, i); !ok {
+			k.late = 1
+		}
 		keys = append(keys, k)
 	}
 	slices.SortStableFunc(keys, func(a, b key) int {
-		return cmp.Or(cmp.Compare(a.cost, b.cost), cmp.Compare(a.group, b.group), cmp.Compare(a.core, b.core))
+		return cmp.Or(cmp.Compare(a.late, b.late), cmp.Compare(a.cost, b.cost), cmp.Compare(a.group, b.group), cmp.Compare(a.core, b.core))
 	})
 	out := make([]int, len(keys))
 	for i, k := range keys {
@@ -331,7 +354,7 @@ func (s *search) fastest(a arrangement, m member, cores []int) trial {
 // with returns what a class makes of the cores' work: it fills those that have least to
 // do, as the kernel's balancing does.
 func (s *search) with(a arrangement, m member, cores []int) arrangement {
-	a.work, a.nap, a.latency = slices.Clone(a.work), slices.Clone(a.nap), slices.Clone(a.latency)
+	a.work, a.load, a.nap, a.latency = slices.Clone(a.work), slices.Clone(a.load), slices.Clone(a.nap), slices.Clone(a.latency)
 	level := func(i int) float64 { return a.work[i] / s.mach.Cores[i].Capacity }
 	byLevel := slices.Clone(cores)
 	slices.SortStableFunc(byLevel, func(i, k int) int { return cmp.Compare(level(i), level(k)) })
@@ -342,7 +365,9 @@ func (s *search) with(a arrangement, m member, cores []int) arrangement {
 		n++
 	}
 	for _, i := range byLevel[:n] {
-		a.work[i] = (have + m.demand) / room * s.mach.Cores[i].Capacity
+		more := (have+m.demand)/room*s.mach.Cores[i].Capacity - a.work[i]
+		a.work[i] += more
+		a.load[i] += more * m.average / m.demand
 	}
 	for _, i := range cores {
 		d := s.mach.Cores[i].Domain

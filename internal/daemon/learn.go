@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -29,6 +30,10 @@ type model struct {
 	// charged is what containers with a budget were charged lately.
 	charged map[containers.ID]charge
 	other   float64
+	// average is the demand of classes over minutes, and steady what decisions go by: it
+	// follows average only when that has moved.
+	average, steady map[string]float64
+	watched         units.Seconds // how long
 	// last is what happened in the last interval.
 	last interval
 }
@@ -163,6 +168,7 @@ func (m model) learn(last, seen *Seen) (next model) {
 		next.power = energy.NewModel(prior(seen.Hardware))
 	}
 	defer func() { next.price(seen.Hardware) }()
+	next.average, next.steady, next.watched = m.average, m.steady, m.watched
 	iv, ok := between(last, seen)
 	if !ok {
 		for _, c := range seen.Containers {
@@ -189,6 +195,7 @@ func (m model) learn(last, seen *Seen) (next model) {
 		}
 		next.demand[c.ID] = follow(m.demand[c.ID], now)
 	}
+	next.watch(seen, iv.seconds)
 	next.other = follow(m.other, float64(iv.other/iv.seconds)*h.speed(iv, h.Topology.Online))
 	if iv.measured != nil {
 		s := energy.Sample{Seconds: iv.seconds, Energy: *iv.measured - units.Energy(iv.shared)}
@@ -201,6 +208,36 @@ func (m model) learn(last, seen *Seen) (next model) {
 		next.power = next.power.Learn(s)
 	}
 	return next
+}
+
+// memory is how far back the average demand of a class looks, in seconds.
+const memory = 60
+
+// watch brings the classes' averages up to date: means since the beginning, and then of
+// about the last minute.
+func (m *model) watch(seen *Seen, dt units.Seconds) {
+	m.watched += dt
+	share := float64(dt / min(m.watched, memory))
+	now := map[string]float64{}
+	for class := range m.average {
+		now[class] = 0
+	}
+	for _, c := range seen.Containers {
+		now[c.class()] += m.demand[c.ID]
+	}
+	average, steady := make(map[string]float64, len(now)), make(map[string]float64, len(now))
+	for class, demand := range now {
+		mean := m.average[class] + share*(demand-m.average[class])
+		if demand == 0 && mean < 1e-3 {
+			continue // long gone
+		}
+		average[class] = mean
+		steady[class] = m.steady[class]
+		if math.Abs(average[class]-steady[class]) > 0.15*steady[class] {
+			steady[class] = average[class]
+		}
+	}
+	m.average, m.steady = average, steady
 }
 
 // reach is how much more a container is taken to want that has used up its cpus:
@@ -314,7 +351,7 @@ func (m model) charge(seen *Seen, iv energy.Interval) model {
 // limit that powerd has set a container with a budget, and what was there before.
 func (m model) input(config configs.Config, seen *Seen, own func(Contained) (limit, before float64)) placement.Input {
 	h := seen.Hardware
-	in := placement.Input{Policy: config.Policy, Machine: h.Machine, Other: m.other}
+	in := placement.Input{Policy: config.Policy, Machine: h.Machine, Other: m.other, Average: m.steady}
 	in.Machine.Domains = slices.Clone(h.Machine.Domains)
 	for i := range in.Machine.Domains {
 		d := &in.Machine.Domains[i]
@@ -328,9 +365,9 @@ func (m model) input(config configs.Config, seen *Seen, own func(Contained) (lim
 		d.Floor, d.Ceiling = seen.Limits[i].Min, seen.Limits[i].Max
 	}
 	for _, c := range seen.Containers {
-		class := c.Class
+		class := c.class()
 		if c.Slowdown != 0 {
-			class = bounded(&in.Policy, class, c.Slowdown)
+			bounded(&in.Policy, c.Class, class, c.Slowdown)
 		}
 		demand, known := m.demand[c.ID]
 		if !known {
@@ -356,24 +393,30 @@ func (m model) input(config configs.Config, seen *Seen, own func(Contained) (lim
 // one busy thread wants. Room that it does not need is given back at the next tick.
 const newcomer = 1
 
-// bounded adds to a policy a class with a bound of its own, unless it has it, and
-// returns its name.
-func bounded(p *placement.Policy, class string, slowdown float64) string {
-	name := fmt.Sprintf("%s, slowdown %g", class, slowdown)
+// class is the name of the class that a container is of: its own, if it has a bound of its
+// own.
+func (c Contained) class() string {
+	if c.Slowdown == 0 {
+		return c.Class
+	}
+	return fmt.Sprintf("%s, slowdown %g", c.Class, c.Slowdown)
+}
+
+// bounded adds to a policy a class like another but for its bound, unless it has it.
+func bounded(p *placement.Policy, class, name string, slowdown float64) {
 	i := slices.IndexFunc(p.Classes, func(c placement.Class) bool { return c.Name == class })
 	if i < 0 || slices.ContainsFunc(p.Classes, func(c placement.Class) bool { return c.Name == name }) {
-		return name
+		return
 	}
 	c := p.Classes[i]
 	bound := slowdown - 1
 	c.Name, c.MaxSlowdown = name, &bound
 	p.Classes = append(slices.Clone(p.Classes), c)
-	return name
 }
 
 // sameInput reports whether two inputs must give the same plan.
 func sameInput(a, b placement.Input) bool {
-	return a.Other == b.Other &&
+	return a.Other == b.Other && maps.Equal(a.Average, b.Average) &&
 		len(a.Machine.Cores) == len(b.Machine.Cores) && (len(a.Machine.Cores) == 0 || &a.Machine.Cores[0] == &b.Machine.Cores[0]) && // the same Hardware
 		slices.EqualFunc(a.Machine.Domains, b.Machine.Domains, func(x, y placement.Domain) bool {
 			return x.Floor == y.Floor && x.Ceiling == y.Ceiling && len(x.Curve.OPPs) == len(y.Curve.OPPs) &&

@@ -9,13 +9,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode"
 	"unicode/utf8"
 )
 
 // decode is json.Unmarshal for config.json and its like. That one examines at its first
-// use every type that could be met, of Windows' and virtual machines' configs too, which
-// takes as long as half of a container's start; this one looks at what is there. What it
-// does not know of JSON it leaves to that one.
+// use every type that could be met, of Windows' and virtual machines' configs too, for 0.7
+// of the 6 ms that a container's start took where it was measured; this one looks at what is
+// there. What it does not know of JSON it leaves to that one.
 //
 // A value of the wrong type is a *FieldError.
 func decode(data []byte, into any) error {
@@ -154,6 +155,9 @@ func in(name string, err error) error {
 	fe := new(FieldError)
 	if !errors.As(err, &fe) {
 		return err
+	}
+	if len(name) > 100 || strings.ContainsFunc(name, unicode.IsControl) {
+		name = fmt.Sprintf("%.100q", name)
 	}
 	if fe.Field != "" && fe.Field[0] != '[' {
 		name += "."

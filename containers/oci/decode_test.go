@@ -83,6 +83,7 @@ func TestDecode(t *testing.T) {
 		`{"process":{"user":{"uid":-1}}}`:                      "process.user.uid: it is a number -1",
 		`{"linux":{"resources":{"pids":{"limit":1e3}}}}`:       "linux.resources.pids.limit: it is a number 1e3",
 		`{"process":{"terminal":1}}`:                           "process.terminal: it is a number",
+		`{"annotations":{"a\nb":1}}`:                           `annotations."a\nb": it is a number`,
 		`{"annotations":{"a":[]}}`:                             "annotations.a: it is a array",
 		`{"linux":{"namespaces":[{"type":true}]}}`:             "linux.namespaces[0].type: it is a bool",
 		`{"linux":{"resources":{"cpu":{"shares":1.0}}}}`:       "linux.resources.cpu.shares: it is a number 1.0",

@@ -150,7 +150,11 @@ func (e *Engine) Prepare() (stop func()) {
 		defer close(ended)
 		for {
 			if f, err := newNamespace(unix.CLONE_NEWNET, "net", nil); err == nil {
-				s.network <- f // there is room, for one was wanted
+				select {
+				case s.network <- f:
+				default: // two had asked for it
+					f.Close()
+				}
 			}
 			select {
 			case <-s.wanted:

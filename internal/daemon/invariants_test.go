@@ -28,6 +28,12 @@ type gate struct {
 	t       testing.TB
 	journal *sysfs.Journal // set once it is open
 	writes  int
+	// notes of cgroups, by the last part of their names.
+	notes map[string]map[string]string
+}
+
+func (g *gate) Attribute(name, attribute string) ([]byte, error) {
+	return []byte(g.notes[path.Base(name)][attribute]), nil
 }
 
 func (g *gate) WriteFile(name string, data []byte) error {
@@ -192,6 +198,9 @@ func TestInvariants(t *testing.T) {
 			config := policy(t)
 			config.Reclaim = seed%2 == 1
 			m, g, d, first := govern(t, machineOf(seed, faults), config)
+			if seed%4 >= 2 { // some have wishes of their own
+				g.notes = map[string]map[string]string{"batch-a": {tenantNote: "red", budgetNote: "300mW"}, "batch-b": {tenantNote: "blue", slowdownNote: "2"}, "video": {budgetNote: "30J/60s"}}
+			}
 			counts := Counters{}
 			for tick := range 500 {
 				before := g.writes

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"path"
 	"strings"
 	"testing"
 	"time"
@@ -11,16 +10,6 @@ import (
 	"github.com/powerd/powerd/internal/sysfs"
 	"github.com/powerd/powerd/internal/units"
 )
-
-// annotated is a machine whose cgroups have notes.
-type annotated struct {
-	sysfs.FS
-	of map[string]map[string]string // by the cgroup's last name
-}
-
-func (a annotated) Attribute(name, attribute string) ([]byte, error) {
-	return []byte(a.of[path.Base(name)][attribute]), nil
-}
 
 // noting governs a simulated machine of two clusters of two cores with endless work in
 // some cgroups.
@@ -39,14 +28,14 @@ func noting(t *testing.T, notes map[string]map[string]string, yaml string, cgrou
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gate{FS: annotated{m, notes}, t: t}
+	g := &gate{FS: m, t: t, notes: notes}
 	j, err := sysfs.OpenJournal(t.TempDir(), g, "/", "boot")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { j.Close() })
 	g.journal = j
-	d := New(Options{FS: annotated{g, notes}, Label: "sim", Journal: j, Config: config})
+	d := New(Options{FS: g, Label: "sim", Journal: j, Config: config})
 	d.Look(m.Now())
 	return m, d
 }

@@ -439,11 +439,15 @@ func TestResume(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.WriteString(`{"point":"cut`)
+	f.WriteString(`{"point":"cut"}`)
 	f.Close()
 
+	again := open(m)
+	if again.Len() != 7 {
+		t.Errorf("%d points are kept, want 7", again.Len())
+	}
 	var lefts []time.Duration
-	out, err = once(t, t.Context(), m, s, s, open(m), func(p Progress) { lefts = append(lefts, p.Left) })
+	out, err = once(t, t.Context(), m, s, s, again, func(p Progress) { lefts = append(lefts, p.Left) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,6 +41,15 @@ func TestPin(t *testing.T) {
 	if got := float64(end-start) / 1e9; math.Abs(got-5.1) > 1e-6 {
 		t.Errorf("it cost %g J, want 5.1", got)
 	}
+	beside, err := m.Pin(1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Advance(10 * time.Second)
+	if w := beside.Work(); math.Abs(w-2.5) > 1e-6 {
+		t.Errorf("on a cpu that another thread shares %g s are done in 10, want 2.5", w)
+	}
+	beside.End()
 	computing.End()
 	waiting, err := m.Pin(0, 0.25)
 	if err != nil {

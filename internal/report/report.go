@@ -177,7 +177,7 @@ func (r Run) view() view {
 	for i, row := range r.Rows {
 		l := line{Case: i, Machine: row.Machine, Load: row.Load, Limit: "–"}
 		if row.Limit > 0 {
-			l.Limit = fmt.Sprintf("%.4g J", row.Limit)
+			l.Limit = joules(row.Limit)
 		}
 		best, least := -1, math.Inf(1)
 		for k, p := range r.Policies {
@@ -186,7 +186,7 @@ func (r Run) view() view {
 				l.Cells = append(l.Cells, cell{Text: "–"})
 				continue
 			}
-			c := cell{Text: fmt.Sprintf("%.4g J", o.Energy.Joules()), Late: o.Late()}
+			c := cell{Text: joules(o.Energy.Joules()), Late: o.Late()}
 			if row.Limit > 0 {
 				c.Text = fmt.Sprintf("%.3f", o.Energy.Joules()/row.Limit)
 			}
@@ -204,6 +204,14 @@ func (r Run) view() view {
 		v.Table = append(v.Table, l)
 	}
 	return v
+}
+
+// joules tells an energy to four digits, or to the joule.
+func joules(v float64) string {
+	if v >= 1000 {
+		return fmt.Sprintf("%.0f J", v)
+	}
+	return fmt.Sprintf("%.4g J", v)
 }
 
 // verdict tells how powerd fares, and whether it keeps its promise.

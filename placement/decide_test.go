@@ -121,25 +121,52 @@ func TestPackOrSpread(t *testing.T) {
 	}
 }
 
+// Work shares a latency class' cores where that leaves a cluster asleep and half of their
+// time free; where nothing is saved, or the governor would drive its clock too high, it
+// has cores of its own.
 func TestLatencyKeepsItsMaximum(t *testing.T) {
 	wake := 100 * time.Microsecond
 	p := Policy{Headroom: 0.8, Classes: []Class{{Name: "batch", Objective: Energy}, {Name: "web", Objective: Latency, Priority: 1, MaxWakeLatency: &wake}}}
-	m := clusters(2, 4, cubic(10, 2*units.Watt, 0.874*units.Watt), 0.5*units.Watt)
-	plan := Decide(Input{Policy: p, Machine: m, Containers: append(contain(m, "batch", 0.5), contain(m, "web", 0.5)...)})
-	byClass := map[string]Pool{}
-	for _, pool := range plan.Pools {
-		byClass[pool.Class] = pool
-	}
-	if byClass["web"].CPUs.Overlaps(byClass["batch"].CPUs) {
-		t.Errorf("classes share cpus: %v and %v", byClass["web"].CPUs, byClass["batch"].CPUs)
-	}
-	for _, b := range plan.Bands {
-		if b.CPUs.Overlaps(byClass["web"].CPUs) && b.CeilingKHz != 2_000_000 {
-			t.Errorf("a latency class has ceiling %d", b.CeilingKHz)
+	for name, tt := range map[string]struct {
+		shared units.Power
+		batch  []float64
+		share  bool
+	}{
+		"a cluster sleeps":   {0.5 * units.Watt, []float64{0.5}, true},
+		"crowded":            {0.5 * units.Watt, []float64{0.5, 0.5, 0.5, 0.5}, false},
+		"nothing to save":    {0, []float64{0.5}, false},
+		"driven to the most": {0.1 * units.Watt, []float64{1, 0.1}, false},
+	} {
+		m := clusters(2, 4, cubic(10, 2*units.Watt, 0.874*units.Watt), tt.shared)
+		plan := Decide(Input{Policy: p, Machine: m, Containers: append(contain(m, "batch", tt.batch...), contain(m, "web", 0.5)...)})
+		byClass := map[string]Pool{}
+		for _, pool := range plan.Pools {
+			byClass[pool.Class] = pool
+		}
+		if got := byClass["web"].CPUs.Overlaps(byClass["batch"].CPUs); got != tt.share {
+			t.Errorf("%s: web on %v, batch on %v: %s", name, byClass["web"].CPUs, byClass["batch"].CPUs, byClass["batch"].Reason)
+		}
+		for _, b := range plan.Bands {
+			if b.CPUs.Overlaps(byClass["web"].CPUs) && b.CeilingKHz != 2_000_000 {
+				t.Errorf("%s: a latency class has ceiling %d", name, b.CeilingKHz)
+			}
+		}
+		if len(plan.Idle) != 1 || !plan.Idle[0].CPUs.Equal(byClass["web"].CPUs) || plan.Idle[0].MaxExit != wake {
+			t.Errorf("%s: idle bounds %+v", name, plan.Idle)
 		}
 	}
-	if len(plan.Idle) != 1 || !plan.Idle[0].CPUs.Equal(byClass["web"].CPUs) || plan.Idle[0].MaxExit != wake {
-		t.Errorf("idle bounds %+v", plan.Idle)
+}
+
+// A bound is kept by the floor: a governor that sees little to do may not go below it.
+func TestBoundIsTheFloor(t *testing.T) {
+	slow := 0.25
+	p := Policy{Headroom: 0.8, Classes: []Class{{Name: "web", Objective: Latency, MaxSlowdown: &slow}, {Name: "batch", Objective: Energy}}}
+	m := clusters(1, 4, cubic(10, 2*units.Watt, 0.1*units.Watt), 0)
+	for _, class := range []string{"web", "batch"} {
+		b := Decide(Input{Policy: p, Machine: m, Containers: contain(m, class, 0.3)}).Bands[0]
+		if want := map[string]uint64{"web": 1_600_000, "batch": 600_000}[class]; b.FloorKHz != want {
+			t.Errorf("%s: floor %d, want %d: %s", class, b.FloorKHz, want, b.Reason)
+		}
 	}
 }
 

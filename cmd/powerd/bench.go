@@ -117,41 +117,8 @@ On a simulated machine joules are modelled.`,
 	return cmd
 }
 
-// replacing prepares to write a file as a whole, so that what cannot be written is told
-// before a long run, and what was there stays until there is something better. save puts
-// what write writes in its place; drop forgets what was not saved. Without a name nothing
-// is written.
-func replacing(name string) (save func(write func(io.Writer) error) error, drop func(), err error) {
-	if name == "" {
-		return func(func(io.Writer) error) error { return nil }, func() {}, nil
-	}
-	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
-		return nil, nil, fmt.Errorf("cannot write %s: it is not a regular file", name)
-	}
-	tmp := fmt.Sprintf("%s.%d.new", name, os.Getpid())
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
-	if err != nil {
-		return nil, nil, fmt.Errorf("cannot write %s: %v", name, err)
-	}
-	save = func(write func(io.Writer) error) error {
-		err := write(f)
-		if err == nil {
-			err = f.Close()
-		}
-		if err == nil {
-			err = os.Rename(tmp, name)
-		}
-		if err != nil {
-			return fmt.Errorf("cannot write %s: %w", name, err)
-		}
-		return nil
-	}
-	drop = func() {
-		f.Close()
-		os.Remove(tmp) // gone where it was saved
-	}
-	return save, drop, nil
-}
+// benchWarm is how long a case runs before it is counted.
+const benchWarm = 3 * time.Second
 
 // list splits a flag's value; empty is all.
 func list(s string, all []string) []string {
@@ -174,11 +141,11 @@ func benchCases(platforms, names, shared []string, span time.Duration, seed uint
 			}
 			m := bench.Of(p, share/100)
 			for _, name := range names {
-				l, err := openLoad(name, m.Cores(), span, seed)
+				l, err := openLoad(name, m.Cores(), span+benchWarm, seed)
 				if err != nil {
 					return nil, err
 				}
-				out = append(out, bench.Case{Machine: m, Load: l, Seed: seed, Span: span})
+				out = append(out, bench.Case{Machine: m, Load: l, Seed: seed, Span: span + benchWarm, Warm: benchWarm})
 			}
 		}
 	}
@@ -194,7 +161,15 @@ func openLoad(name string, cores float64, span time.Duration, seed uint64) (load
 		return loads.Load{}, withHint(fmt.Errorf("cannot read load: %v", err), "a load is a file, or one of "+strings.Join(loads.Names(), ", "))
 	}
 	defer f.Close()
-	return loads.Read(name, f, span)
+	l, err := loads.Read(name, f, span-benchWarm)
+	for i := range l.Containers { // every line of a file counts
+		c := &l.Containers[i]
+		c.From += benchWarm
+		if c.Until > 0 {
+			c.Until += benchWarm
+		}
+	}
+	return l, err
 }
 
 // version is the revision this binary was built from.

@@ -1,3 +1,5 @@
+//go:build !powerd_oci
+
 package main
 
 // What the daemon's commands print, by the rules of ui.go.
@@ -100,7 +102,11 @@ func (u *ui) plan(s *daemon.Snapshot) {
 func planSections(s *daemon.Snapshot) []section {
 	pools := section{title: "classes"}
 	for _, p := range s.Plan.Pools {
-		pools.row(p.Class, fmt.Sprintf("%s on cpus %s (%d cores), %.2f cores of demand", p.Mode, p.CPUs, p.Cores, p.Demand))
+		name := p.Class
+		if p.Tenant != "" {
+			name += ", tenant " + p.Tenant
+		}
+		pools.row(name, fmt.Sprintf("%s on cpus %s (%d cores), %.2f cores of demand", p.Mode, p.CPUs, p.Cores, p.Demand))
 		pools.row("", p.Reason)
 	}
 	if len(s.Plan.Pools) == 0 {

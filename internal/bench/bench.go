@@ -27,7 +27,9 @@ type Case struct {
 	Machine Machine
 	Load    loads.Load
 	Seed    uint64
-	Span    time.Duration
+	// Span is the time on the machine's clock. What happens in its first part, Warm, is not
+	// counted: caches, averages and the daemon know nothing yet.
+	Span, Warm time.Duration
 }
 
 // Powerd is the policy that is powerd itself; the others are the kernel's governors, and
@@ -196,10 +198,23 @@ type recorder struct {
 	m       *sim.Machine
 	coming  []loads.Container // by From
 	running []loads.Container // those with an end, by Until
-	last    int64             // nJ at the last sample
+	begin   energies          // when counting began
+	counts  bool
+	last    int64 // nJ at the last sample
 	taken   time.Duration
 	samples []Sample
 	before  sim.Activity
+}
+
+// energies of a machine, in nanojoules.
+type energies struct {
+	total, base int64
+	groups      map[string]int64
+}
+
+func energiesOf(m *sim.Machine) (e energies) {
+	e.total, e.base, e.groups = m.Energy()
+	return e
 }
 
 // samples is how many parts a run's course is kept in.
@@ -233,10 +248,18 @@ func (r *recorder) step(d time.Duration) error {
 				r.running = slices.Insert(r.running, at, c)
 			}
 		}
+		if !r.counts && now >= r.c.Warm {
+			r.counts, r.begin = true, energiesOf(r.m)
+			r.m.ForgetJobs()
+			r.last, r.taken, r.before = r.begin.total, now, r.m.Activity()
+		}
 		if now >= end {
 			break
 		}
 		next := end
+		if !r.counts {
+			next = min(next, r.c.Warm)
+		}
 		if len(r.running) > 0 {
 			next = min(next, r.running[0].Until)
 		}
@@ -245,7 +268,7 @@ func (r *recorder) step(d time.Duration) error {
 		}
 		r.m.Advance(next - now)
 	}
-	if now := r.m.Elapsed(); now-r.taken >= r.c.Span/samples || now >= r.c.Span {
+	if now := r.m.Elapsed(); r.counts && now > r.taken && (now-r.taken >= r.c.Span/samples || now >= r.c.Span) {
 		r.sample(now)
 	}
 	return nil
@@ -268,11 +291,11 @@ func (r *recorder) sample(now time.Duration) {
 var quantiles = []float64{1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.9, 100}
 
 func (r *recorder) result(policy string) Result {
-	total, base, groups := r.m.Energy()
-	out := Result{Policy: policy, Span: r.m.Elapsed(), Energy: units.Energy(total / 1000), Base: units.Energy(base / 1000),
-		Groups: map[string]units.Energy{}, Within: true, Samples: r.samples}
-	for id, nj := range groups {
-		out.Groups[id] = units.Energy(nj / 1000)
+	end := energiesOf(r.m)
+	out := Result{Policy: policy, Span: r.m.Elapsed() - r.c.Warm, Energy: units.Energy((end.total - r.begin.total) / 1000),
+		Base: units.Energy((end.base - r.begin.base) / 1000), Groups: map[string]units.Energy{}, Within: true, Samples: r.samples}
+	for id, nj := range end.groups {
+		out.Groups[id] = units.Energy((nj - r.begin.groups[id]) / 1000)
 	}
 	jobs := r.m.Jobs()
 	for _, name := range slices.Sorted(maps.Keys(jobs)) {

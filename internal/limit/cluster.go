@@ -10,11 +10,11 @@ import (
 
 // maxTogether bounds the jobs that Discrete takes at once: its matrix has up to three rows
 // for each.
-const maxTogether = 300
+const maxTogether = 150
 
 // Discrete returns what jobs cost at least on one cluster, in J, from the first release to
 // the last deadline; false if it cannot do them. Jobs move between its cores, the clock
-// changes and the cluster sleeps at any time and at no cost.
+// changes and the cluster sleeps at any time and at no cost. All work is of one kind.
 //
 // This is the linear program of the time y that each job runs in each interval between
 // releases and deadlines, at each point, and of the time Y that the cluster is at it:
@@ -98,7 +98,8 @@ type column struct {
 const (
 	trifle  = 1e-9  // by which rows differ from 1, at most
 	nothing = 1e-12 // what rounding leaves of 1
-	precise = 1e-10 // by which the least energy may be missed, as a share
+	smooth  = 0.9   // how near to the prices of the best bound columns are looked for
+	precise = 1e-9  // by which the least energy may be missed, as a share
 )
 
 func newSimplex(jobs []Job, c Cluster) *simplex {
@@ -164,42 +165,98 @@ func (p *simplex) sum() (sum float64) {
 
 // optimize returns the least cost, from below. While it looks for a start it stops once
 // nothing is missing, or something must be.
+//
+// Prices of the basis swing; columns are looked for at prices between them and those of the
+// best bound yet, and only where that finds none, at themselves.
+//
+// See Pessoa, Sadykov, Uchoa and Vanderbeck, Automation and combination of linear-programming
+// based stabilization techniques in column generation (INFORMS Journal on Computing 2018).
 func (p *simplex) optimize() (float64, error) {
-	for stuck := false; ; {
-		prices := make([]float64, len(p.right))
-		for r, col := range p.basis {
-			if c := p.cost(col); c != 0 {
-				for k, v := range p.inverse[r] {
-					prices[k] += c * v
-				}
-			}
+	var best []float64 // prices of the best bound
+	most, joules := math.Inf(-1), 0.0
+	bound := func(prices []float64) []column {
+		ways, least, b := p.price(prices)
+		if least > most {
+			most, joules, best = least, b, slices.Clone(prices)
 		}
-		cost := p.sum()
-		ways, least, bound := p.price(prices)
-		switch {
-		case p.missing && (cost <= nothing || least > nothing), !p.missing && cost-least <= precise*cost:
-			return bound, nil
-		}
+		return ways
+	}
+	stuck := false
+	for range 200 * len(p.right) { // a few for each row do
+		prices, cost := p.prices(), p.sum()
+		// Where each column gains less than this, all together do not matter.
+		enough := max(precise*cost, nothing) / float64(len(p.right))
 		pivots := 0
-		for len(ways) > 0 {
-			gain, at := 0.0, 0
-			for i, w := range ways {
-				if g := p.gain(w, prices); g > gain {
-					gain, at = g, i
+		for share := smooth; pivots == 0; share = 0 {
+			at := prices
+			if share > 0 && best != nil {
+				at = make([]float64, len(prices))
+				for r := range at {
+					at[r] = share*best[r] + (1-share)*prices[r]
 				}
 			}
-			if gain <= nothing*1e-3*cost || !p.pivot(ways[at], gain, prices) {
+			ways := bound(at)
+			if p.missing && (cost <= nothing || most > nothing) || !p.missing && cost-most <= precise*cost {
+				return joules, nil
+			}
+			for r, price := range prices {
+				if sign := p.sign(r); sign*price < 0 {
+					ways = append(ways, column{rows: []int{r}, values: []float64{-sign}})
+				}
+			}
+			pivots = p.improve(ways, prices, enough)
+			if share == 0 {
 				break
 			}
-			ways = slices.Delete(ways, at, at+1)
-			pivots++
 		}
 		if pivots == 0 && stuck {
-			return 0, errors.New("cannot solve the linear program: rounding keeps it from its optimum")
+			break
 		}
 		if stuck = pivots == 0; stuck {
 			p.refresh()
 		}
+	}
+	return 0, errors.New("cannot solve the linear program: rounding keeps it from its optimum")
+}
+
+// prices are what one more in each row costs.
+func (p *simplex) prices() []float64 {
+	prices := make([]float64, len(p.right))
+	for r, col := range p.basis {
+		if c := p.cost(col); c != 0 {
+			for k, v := range p.inverse[r] {
+				prices[k] += c * v
+			}
+		}
+	}
+	return prices
+}
+
+// sign is that of a row's price: work is worth something, and time costs.
+func (p *simplex) sign(row int) float64 {
+	if row < len(p.jobs) {
+		return 1
+	}
+	return -1
+}
+
+// improve takes columns into the basis, that which gains most first, as long as one gains
+// enough. It returns how many.
+func (p *simplex) improve(ways []column, prices []float64, enough float64) (pivots int) {
+	for {
+		gain, at := enough, -1
+		for i, w := range ways {
+			if g := p.gain(w, prices); g > gain {
+				gain, at = g, i
+			}
+		}
+		if at < 0 {
+			return pivots
+		}
+		if p.pivot(ways[at], gain, prices) {
+			pivots++
+		}
+		ways = slices.Delete(ways, at, at+1)
 	}
 }
 
@@ -212,40 +269,33 @@ func (p *simplex) gain(c column, prices []float64) float64 {
 	return g
 }
 
-// price returns columns that gain, the best of each interval and what rows leave over; and
-// two bounds of the cost, of the program and of the one without trifles: what the work is
-// worth, less what the intervals could earn.
-func (p *simplex) price(prices []float64) (gaining []column, least, bound float64) {
+// price returns the way to spend each interval that earns most at prices of the jobs, if any
+// earns; and two bounds of the cost, of the program and of the one without trifles: what the
+// work is worth, less what the intervals earn.
+func (p *simplex) price(prices []float64) (ways []column, least, bound float64) {
 	worth := make([]float64, len(p.jobs)) // of work, per second at speed 1
-	order := make([]int, len(p.jobs))     // the place of each among them, the dearest first
+	place := make([]int, len(p.jobs))     // among them, the dearest first
 	dear := make([]int, len(p.jobs))
 	for j := range p.jobs {
 		v := max(prices[j], 0)
 		worth[j], dear[j] = v/p.jobs[j].Work, j
 		least += v * p.right[j]
 		bound += v
-		if prices[j] < 0 {
-			gaining = append(gaining, column{rows: []int{j}, values: []float64{-1}})
-		}
 	}
 	slices.SortFunc(dear, func(a, b int) int { return cmp.Compare(worth[b], worth[a]) })
 	for i, j := range dear {
-		order[j] = i
+		place[j] = i
 	}
 	for i := range p.lengths {
-		r := len(p.jobs) + i
-		slices.SortFunc(p.active[i], func(a, b int) int { return cmp.Compare(order[a], order[b]) })
+		slices.SortFunc(p.active[i], func(a, b int) int { return cmp.Compare(place[a], place[b]) })
 		way, earns := p.way(i, worth)
-		least -= earns * p.right[r]
+		least -= earns * p.right[len(p.jobs)+i]
 		bound -= earns
-		if earns+prices[r] > 0 && len(way.rows) > 0 {
-			gaining = append(gaining, way)
-		}
-		if prices[r] > 0 {
-			gaining = append(gaining, column{rows: []int{r}, values: []float64{1}})
+		if earns > 0 {
+			ways = append(ways, way)
 		}
 	}
-	return gaining, least, bound
+	return ways, least, bound
 }
 
 // way returns the way to spend an interval that earns most, and what; none if none earns
@@ -310,18 +360,23 @@ func (p *simplex) way(interval int, worth []float64) (best column, most float64)
 // keeps prices; false if it finds no place.
 func (p *simplex) pivot(c column, gain float64, prices []float64) bool {
 	d := make([]float64, len(p.basis)) // the column in terms of the basis
-	out, room := -1, math.Inf(1)
+	most := 0.0
 	for r, row := range p.inverse {
 		for k, at := range c.rows {
 			d[r] += row[at] * c.values[k]
 		}
-		if d[r] > 1e-9 {
+		most = max(most, math.Abs(d[r]))
+	}
+	small := 1e-9 * most // may be but what rounding left of 0
+	out, room := -1, math.Inf(1)
+	for r := range d {
+		if d[r] > small {
 			room = min(room, (max(p.x[r], 0)+nothing)/d[r])
 		}
 	}
 	// Of the rows that are reached about first, that of the largest number is exact.
 	for r := range d {
-		if d[r] > 1e-9 && max(p.x[r], 0)/d[r] <= room && (out < 0 || d[r] > d[out]) {
+		if d[r] > small && max(p.x[r], 0)/d[r] <= room && (out < 0 || d[r] > d[out]) {
 			out = r
 		}
 	}

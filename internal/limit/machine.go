@@ -95,3 +95,10 @@ func MachineHull(clusters []Cluster) (Hull, error) {
 	}
 	return NewHull(points)
 }
+
+// Fluid returns what a trace of utilisation costs at least, in the power's unit times
+// seconds, where the work of each of its intervals is done in that interval; false if a
+// machine's hull does not reach one of its speeds.
+func Fluid(trace []Level, h Hull) (float64, bool) {
+	return Energy(h, trace, 0)
+}

@@ -28,7 +28,8 @@ type Point struct {
 // chunk is how often a part of a trace's work comes; it is due after two.
 const chunk = 20 * ms
 
-// Trace makes work of utilisations: each container's comes in pieces every 20 ms.
+// Trace makes work of utilisations: each container's comes in pieces every 20 ms. How much
+// comes next nobody knows, so that it is in the class that leaves the clock to the governor.
 func Trace(points []Point, span time.Duration) []Container {
 	byName := map[string][]Point{}
 	var names []string
@@ -42,7 +43,7 @@ func Trace(points []Point, span time.Duration) []Container {
 	for _, name := range names {
 		list := byName[name]
 		slices.SortStableFunc(list, func(a, b Point) int { return int(a.At - b.At) })
-		out = append(out, Container{Workload: sim.Workload{Cgroup: "powerd/" + name, Timer: true,
+		out = append(out, Container{Workload: sim.Workload{Cgroup: "powerd/latency-" + name, Timer: true,
 			// A container that wants more than a core has threads for it.
 			Threads: max(1, int(math.Ceil(slices.MaxFunc(list, func(a, b Point) int { return cmpShare(a, b) }).Share))),
 			Jobs: func(*rand.Rand) func() (sim.Job, bool) {

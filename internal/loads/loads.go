@@ -87,7 +87,7 @@ func media(cores float64, _ time.Duration, _ *rand.Rand) (out []Container) {
 			name         string
 			period, work time.Duration
 		}{{"mp3", 6 * ms, 600 * us}, {"video60", 16667 * us, 4 * ms}, {"video30", 33333 * us, 9 * ms}} {
-			out = append(out, Container{Workload: slow(sim.Workload{Cgroup: fmt.Sprintf("powerd/%s-%d", w.name, i), Period: w.period, Work: w.work}, 2)})
+			out = append(out, Container{Workload: slow(sim.Workload{Cgroup: fmt.Sprintf("powerd/%s-%d", w.name, i), Period: w.period, Work: w.work}, 3)})
 		}
 	}
 	return out
@@ -152,8 +152,8 @@ func mixed(cores float64, _ time.Duration, _ *rand.Rand) (out []Container) {
 		// Requests that arrive at random, answered in 4 ms each.
 		add(sim.Workload{Cgroup: "powerd/latency-web", Period: 25 * ms, Work: 4 * ms, Poisson: true, Threads: 2}, WebP99)
 		// Frames and audio, due when the next are.
-		add(sim.Workload{Cgroup: "powerd/video", Period: 33 * ms, Work: 9 * ms}, 0)
-		add(sim.Workload{Cgroup: "powerd/audio", Period: 6 * ms, Work: 600 * us}, 0)
+		add(slow(sim.Workload{Cgroup: "powerd/video", Period: 33 * ms, Work: 9 * ms}, 3), 0)
+		add(slow(sim.Workload{Cgroup: "powerd/audio", Period: 6 * ms, Work: 600 * us}, 3), 0)
 		// Builds and backups: seconds of work now and then, much of it waiting for memory.
 		add(sim.Workload{Cgroup: "powerd/batch-build", Period: 20 * time.Second, Work: 3500 * ms, Threads: 2}, 0)
 		add(sim.Workload{Cgroup: "powerd/batch-backup", Period: 10 * time.Second, Work: 1200 * ms, CPUBound: 0.5}, 0)
@@ -171,7 +171,7 @@ func churn(cores float64, span time.Duration, rng *rand.Rand) (out []Container) 
 			c.Workload = sim.Workload{Cgroup: fmt.Sprintf("powerd/latency-%d", i), Period: 30 * ms, Work: 3 * ms, Poisson: true}
 			c.P99 = WebP99
 		case 1:
-			c.Workload = sim.Workload{Cgroup: fmt.Sprintf("powerd/frames-%d", i), Period: 20 * ms, Work: 4 * ms}
+			c.Workload = slow(sim.Workload{Cgroup: fmt.Sprintf("powerd/frames-%d", i), Period: 20 * ms, Work: 4 * ms}, 3)
 		default:
 			c.Workload = sim.Workload{Cgroup: fmt.Sprintf("powerd/batch-%d", i), Period: 2 * time.Second, Work: time.Duration(200+rng.IntN(400)) * ms}
 		}

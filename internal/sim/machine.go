@@ -507,9 +507,13 @@ func (m *Machine) complete(p *cpu) {
 // allowed returns the online cpus a group may use.
 func (m *Machine) allowed(g *cgroup) cpuset.Set { return g.effective(m) }
 
-// enqueue puts a task on the best cpu: its last if that is idle, else an idle one,
-// else the one with the least weight. Like the fair scheduler's wake-up balancing,
-// an idle core goes before an idle sibling.
+// enqueue puts a task on a cpu as the fair scheduler does: where it last ran if that is
+// idle, or an idle one that shares a cache with that; one that starts goes to the cache
+// whose cpus have least to do. Only where all those are busy it goes to the cpu with the
+// least weight, wherever that is: idle balancing would pull it there. An idle core goes
+// before an idle sibling.
+//
+// See select_task_rq_fair in kernel/sched/fair.c.
 func (m *Machine) enqueue(t *task) {
 	if t.group.throttled() {
 		t.cpu = nil
@@ -517,15 +521,22 @@ func (m *Machine) enqueue(t *task) {
 		return
 	}
 	set := m.allowed(t.group)
+	home := m.idlest(set)
+	if t.last != nil {
+		home = t.last.island
+	}
 	var best *cpu
-	bestKey := [3]float64{math.Inf(1)}
+	bestKey := [4]float64{math.Inf(1)}
 	for _, p := range m.cpus {
 		if !p.online || !set.Contains(p.id) {
 			continue
 		}
-		key := [3]float64{p.weights() / p.capacity, float64(p.busySiblings()), 1}
+		key := [4]float64{p.weights() / p.capacity, 1, float64(p.busySiblings()), 1}
+		if p.island == home {
+			key[1] = 0
+		}
 		if p == t.last {
-			key[2] = 0
+			key[3] = 0
 		}
 		if best == nil || slices.Compare(key[:], bestKey[:]) < 0 {
 			best, bestKey = p, key
@@ -539,6 +550,24 @@ func (m *Machine) enqueue(t *task) {
 	if best.state >= 0 && !best.pending {
 		m.wake(best)
 	}
+}
+
+// idlest returns the island whose cpus in a set have least to do for their capacity.
+func (m *Machine) idlest(set cpuset.Set) (best *island) {
+	least := math.Inf(1)
+	for _, is := range m.islands {
+		load, capacity := 0.0, 0.0
+		for _, p := range is.cpus {
+			if p.online && set.Contains(p.id) {
+				load += p.weights()
+				capacity += p.capacity
+			}
+		}
+		if capacity > 0 && load/capacity < least {
+			best, least = is, load/capacity
+		}
+	}
+	return best
 }
 
 // dequeue takes a task off its cpu.
@@ -734,6 +763,13 @@ func (m *Machine) Jobs() map[string]Jobs {
 		slices.Sort(j.Latencies)
 	}
 	return out
+}
+
+// ForgetJobs lets Jobs count anew: what is under way still counts, in whole, when it is done.
+func (m *Machine) ForgetJobs() {
+	for _, t := range m.tasks {
+		t.done, t.missed, t.due, t.worked, t.latency = 0, 0, 0, 0, nil
+	}
 }
 
 // Activity is what a machine's parts have done so far, in seconds.

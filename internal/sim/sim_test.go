@@ -351,3 +351,17 @@ func BenchmarkAdvance(b *testing.B) {
 	}
 	b.ReportMetric(m.Elapsed().Seconds()/b.Elapsed().Seconds(), "x-real-time")
 }
+
+// The kernel spreads what starts over the caches, and wakes it where it ran.
+func TestPlacementOfTheKernel(t *testing.T) {
+	spec := FromCurve("test", ladder(), c6(), 2, 2, units.Watt)
+	m := machine(t, Config{Spec: spec, Governor: "performance", Workloads: []Workload{{Cgroup: "a"}, {Cgroup: "b"}, {Cgroup: "c", Period: 10 * time.Millisecond, Work: time.Millisecond}}})
+	m.Advance(100 * time.Millisecond)
+	where := map[string]int{}
+	for _, task := range m.tasks {
+		where[task.w.Cgroup] = int(task.last.id)
+	}
+	if where["a"] != 0 || where["b"] != 2 || where["c"] != 1 {
+		t.Errorf("a, b, c run on cpus %v, want 0, 2 (the other cache) and 1", where)
+	}
+}

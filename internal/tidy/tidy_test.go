@@ -36,7 +36,7 @@ var rules = map[string]rule{
 	"cpufreq":           {may: []string{"internal/sysfs", "internal/cpuset", "internal/units"}, why: "readers of hardware do not know one another: a broken one costs itself only"},
 	"cstates":           {may: []string{"internal/sysfs", "internal/cpuset", "internal/units"}, why: "readers of hardware do not know one another: a broken one costs itself only"},
 	"containers":        {may: []string{"internal/sysfs", "internal/cpuset"}, why: "containers run on any hardware"},
-	"containers/oci":    {may: []string{"containers/group", "containers/network", "containers/seccomp", "containers/spawn", "github.com/opencontainers/runtime-spec", "github.com/prometheus/procfs", "golang.org/x/sys", "golang.org/x/term"}, why: "the runtime knows nothing of power"},
+	"containers/oci":    {may: []string{"containers/group", "containers/network", "containers/seccomp", "containers/spawn", "internal/cpuset", "internal/units", "github.com/opencontainers/runtime-spec", "golang.org/x/sys", "golang.org/x/term"}, why: "the runtime knows nothing of power"},
 	"containers/group": {may: []string{"containers/spawn", "github.com/opencontainers/runtime-spec", "github.com/containerd/cgroups/v3", "github.com/cilium/ebpf", "github.com/coreos/go-systemd/v22", "github.com/godbus/dbus/v5", "golang.org/x/sys"},
 		why: "one container's cgroup: it knows no container beside its limits"},
 	"containers/seccomp": {may: []string{"github.com/elastic/go-seccomp-bpf/arch", "github.com/opencontainers/runtime-spec", "golang.org/x/net/bpf", "golang.org/x/sys"}, why: "a compiler: what it makes others install"},

@@ -324,6 +324,14 @@ func TestPageWithout(t *testing.T) {
 	if n := p.drawn("#energy rect.bar"); n == 0 {
 		t.Error("no energies are drawn")
 	}
+	r = newRun(t)
+	for i := range r.Cases {
+		r.Cases[i].Machine.Spec.Clusters = nil
+	}
+	p = open(t, r)
+	if got := eval[string](p, `document.querySelector("#idle .plot").textContent`); !strings.Contains(got, "no idle states") {
+		t.Errorf("idle says %q", got)
+	}
 	p = open(t, Run{Version: "v", Machine: "sim", Policies: []string{bench.Powerd}})
 	if n := p.drawn("svg"); n != 0 {
 		t.Errorf("%d plots of nothing", n)

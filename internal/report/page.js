@@ -27,6 +27,8 @@
 		}
 		return digits(v) + " " + unit;
 	}
+	// joules is the unit that energies up to a value are best told in, and its scale.
+	const joules = most => most >= 2e3 ? ["kJ", 1e-3] : most >= 1 ? ["J", 1] : most >= 1e-3 ? ["mJ", 1e3] : ["µJ", 1e6];
 	const percent = v => digits(100 * v) + " %";
 	const times = v => v.toFixed(3) + "×";
 
@@ -221,9 +223,9 @@
 	if (shown.size === 0) policies.forEach((_, k) => shown.add(k));
 
 	function drawEnergy(c) {
+		const max = Math.max(c.limit, ...c.results.map(r => r.energy)) || 1, [unit, scale] = joules(max);
 		bars($("energy"), {
-			label: "energy by policy, in joules", axis: "energy, J",
-			max: Math.max(c.limit, ...c.results.map(r => r.energy)) || 1, tick: v => digits(v),
+			label: "energy by policy", axis: "energy, " + unit, max, tick: v => digits(v * scale),
 			rows: c.results.map((r, k) => ({
 				name: policies[k].name, hatched: r.late,
 				value: si(r.energy, "J") + (r.over > 0 ? ", " + times(r.over) : "") + (r.late ? " late" : ""),
@@ -242,7 +244,7 @@
 		more.textContent = "";
 		if (!own) return nothing(figure, "This machine has no platform that prices its operating points.");
 		const most = Math.max(...own.points.map(p => p.energy)) * 1.08 || 1;
-		const [unit, scale] = most >= 1 ? ["J", 1] : most >= 1e-3 ? ["mJ", 1e3] : ["µJ", 1e6];
+		const [unit, scale] = joules(most);
 		const mhz = own.points.map(p => p.mhz), wide = (mhz[mhz.length - 1] - mhz[0] || mhz[0]) * 0.04;
 		const name = v => digits(v, 4) + " MHz", critical = own.points[own.critical];
 		// The same cores with other power around them have other critical clocks.
@@ -289,7 +291,8 @@
 		const figure = $("idle"), states = machines[c.machine].states;
 		const kinds = [["awake", "awake"], ...states.map((s, i) => [s, "i" + Math.min(3, Math.round(i * (states.length > 4 ? 3 / (states.length - 1) : 1)) + (states.length < 3 ? 1 : 0))])];
 		figure.querySelector(".legend").replaceChildren(...kinds.map(([s, k]) => html("span", {}, html("i", { class: "swatch " + k }), s)));
-		if (!c.results.some(r => r.idle)) return nothing(figure, "This run kept no samples.");
+		if (c.parts === 0) return nothing(figure, "This run kept no samples.");
+		if (states.length === 0) return nothing(figure, "This machine has no idle states.");
 		bars(figure, {
 			label: "share of the cores' time awake and in each idle state, by policy", axis: "share of the cores' time, %",
 			max: 1, tick: v => digits(100 * v),

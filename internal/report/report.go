@@ -68,7 +68,7 @@ type row struct {
 	About   string  `json:"about"`
 	Seed    uint64  `json:"seed"`
 	Kind    string  `json:"kind"`
-	Span    float64 `json:"span"`
+	Span    float64 `json:"span"`  // what is counted
 	Limit   float64 `json:"limit"` // 0: none
 	// Bounds are those on the 99th percentile of response times, ascending.
 	Bounds []float64 `json:"bounds,omitempty"`
@@ -103,7 +103,7 @@ type result struct {
 // Write writes the page. The same run makes the same page, to the byte.
 func Write(w io.Writer, r Run) error {
 	if len(r.Cases) != len(r.Rows) {
-		return fmt.Errorf("cannot write report: %d cases, %d rows", len(r.Cases), len(r.Rows))
+		return fmt.Errorf("%d cases, %d rows", len(r.Cases), len(r.Rows))
 	}
 	t, err := template.New("page").Funcs(template.FuncMap{
 		"css": func() template.CSS { return template.CSS(pageCSS) },
@@ -114,16 +114,14 @@ func Write(w io.Writer, r Run) error {
 		},
 	}).Parse(pageHTML)
 	if err != nil {
-		return fmt.Errorf("cannot write report: %v", err)
+		return err
 	}
 	var b bytes.Buffer
 	if err := t.Execute(&b, r.view()); err != nil {
-		return fmt.Errorf("cannot write report: %v", err)
+		return err
 	}
-	if _, err := b.WriteTo(w); err != nil {
-		return fmt.Errorf("cannot write report: %v", err)
-	}
-	return nil
+	_, err = b.WriteTo(w)
+	return err
 }
 
 // hash names a text in a content security policy.
@@ -177,7 +175,7 @@ func (r Run) view() view {
 	for i, row := range r.Rows {
 		l := line{Case: i, Machine: row.Machine, Load: row.Load, Limit: "–"}
 		if row.Limit > 0 {
-			l.Limit = fmt.Sprintf("%.4g J", row.Limit)
+			l.Limit = joules(row.Limit)
 		}
 		best, least := -1, math.Inf(1)
 		for k, p := range r.Policies {
@@ -186,7 +184,7 @@ func (r Run) view() view {
 				l.Cells = append(l.Cells, cell{Text: "–"})
 				continue
 			}
-			c := cell{Text: fmt.Sprintf("%.4g J", o.Energy.Joules()), Late: o.Late()}
+			c := cell{Text: joules(o.Energy.Joules()), Late: o.Late()}
 			if row.Limit > 0 {
 				c.Text = fmt.Sprintf("%.3f", o.Energy.Joules()/row.Limit)
 			}
@@ -204,6 +202,14 @@ func (r Run) view() view {
 		v.Table = append(v.Table, l)
 	}
 	return v
+}
+
+// joules tells an energy to four digits, or to the joule.
+func joules(v float64) string {
+	if v >= 1000 {
+		return fmt.Sprintf("%.0f J", v)
+	}
+	return fmt.Sprintf("%.4g J", v)
 }
 
 // verdict tells how powerd fares, and whether it keeps its promise.
@@ -261,7 +267,7 @@ func (r Run) data() data {
 			index[k] = at
 			d.Machines = append(d.Machines, machineOf(c.Machine))
 		}
-		out := row{Machine: at, Load: in.Load, About: c.Load.About, Seed: in.Seed, Kind: in.Kind, Span: c.Span.Seconds(), Limit: short(in.Limit)}
+		out := row{Machine: at, Load: in.Load, About: c.Load.About, Seed: in.Seed, Kind: in.Kind, Span: (c.Span - c.Warm).Seconds(), Limit: short(in.Limit)}
 		for _, ct := range c.Load.Containers {
 			if b := ct.P99.Seconds(); b > 0 && !slices.Contains(out.Bounds, b) {
 				out.Bounds = append(out.Bounds, b)
@@ -274,7 +280,7 @@ func (r Run) data() data {
 		var courses []course
 		for _, p := range r.Policies {
 			o, _ := in.Result(p)
-			courses = append(courses, courseOf(o.Samples, c.Span, d.Machines[at].States))
+			courses = append(courses, courseOf(o.Samples, c.Warm, c.Span, d.Machines[at].States))
 			for _, w := range courses[len(courses)-1].power {
 				out.Scale = max(out.Scale, w)
 			}

@@ -23,11 +23,11 @@ var ran = sync.OnceValues(func() (Run, error) {
 			return r, err
 		}
 		for _, name := range []string{"media", "web"} {
-			l, err := loads.Named(name, m.Cores(), r.Span, 3)
+			l, err := loads.Named(name, m.Cores(), r.Span+time.Second, 3)
 			if err != nil {
 				return r, err
 			}
-			r.Cases = append(r.Cases, bench.Case{Machine: m, Load: l, Seed: 3, Span: r.Span})
+			r.Cases = append(r.Cases, bench.Case{Machine: m, Load: l, Seed: 3, Span: r.Span + time.Second, Warm: time.Second})
 		}
 	}
 	return r, nil
@@ -74,20 +74,20 @@ func TestSize(t *testing.T) {
 	r := newRun(t)
 	one := r.Rows[1] // web, which has response times
 	r.Policies = nil
+	c := r.Cases[1]
 	var results []bench.Result
 	for i := range 7 {
 		o := one.Results[i%len(one.Results)]
 		o.Policy = fmt.Sprint("opp", i)
 		o.Samples = nil
 		for k := range 120 {
-			o.Samples = append(o.Samples, bench.Sample{At: time.Duration(k+1) * r.Span / 120, Power: units.Power(k * 1234567 % 7000000), Speed: float64(k%7) / 7,
+			o.Samples = append(o.Samples, bench.Sample{At: c.Warm + time.Duration(k+1)*r.Span/120, Power: units.Power(k * 1234567 % 7000000), Speed: float64(k%7) / 7,
 				Idle: map[string]float64{"cpu-sleep": 0.1234567, "cluster-sleep": 0.2345678}})
 		}
 		results = append(results, o)
 		r.Policies = append(r.Policies, o.Policy)
 	}
 	one.Results = results
-	c := r.Cases[1]
 	r.Rows, r.Cases = nil, nil
 	for range 231 {
 		r.Rows, r.Cases = append(r.Rows, one), append(r.Cases, c)
@@ -102,8 +102,9 @@ func TestSize(t *testing.T) {
 }
 
 func TestCourse(t *testing.T) {
+	const warm = 3 * time.Second
 	sample := func(at time.Duration, watts, speed, idle float64) bench.Sample {
-		return bench.Sample{At: at, Power: units.Power(watts * 1e6), Speed: speed, Idle: map[string]float64{"c1": idle}}
+		return bench.Sample{At: warm + at, Power: units.Power(watts * 1e6), Speed: speed, Idle: map[string]float64{"c1": idle}}
 	}
 	for name, tt := range map[string]struct {
 		in   []bench.Sample
@@ -111,9 +112,10 @@ func TestCourse(t *testing.T) {
 	}{
 		"none":   {nil, course{}},
 		"as is":  {[]bench.Sample{sample(5*time.Second, 2, 0.5, 0.2), sample(10*time.Second, 4, 1, 0.4)}, course{[]float64{2, 4}, []float64{0.5, 1}, []float64{0.3, 0}}},
+		"warm":   {[]bench.Sample{sample(-time.Second, 9, 9, 9), sample(0, 9, 9, 9), sample(10*time.Second, 4, 1, 0.4)}, course{[]float64{4, 4, 4}, []float64{1, 1, 1}, []float64{0.4, 0}}},
 		"uneven": {[]bench.Sample{sample(2*time.Second, 1, 0, 1), sample(8*time.Second, 2, 1, 0.5), sample(10*time.Second, 4, 1, 0)}, course{[]float64{1.4, 2, 3.2}, []float64{0.4, 1, 1}, []float64{0.5, 0}}},
 	} {
-		got := courseOf(tt.in, 10*time.Second, []string{"c1", "c2"})
+		got := courseOf(tt.in, warm, warm+10*time.Second, []string{"c1", "c2"})
 		if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(course{}), cmp.Comparer(func(a, b float64) bool { return math.Abs(a-b) < 1e-9 })); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
@@ -122,7 +124,7 @@ func TestCourse(t *testing.T) {
 	for i := range 120 {
 		many = append(many, sample(time.Duration(i+1)*time.Second/12, float64(i), 1, 0))
 	}
-	got := courseOf(many, 10*time.Second, nil)
+	got := courseOf(many, warm, warm+10*time.Second, nil)
 	if len(got.power) != parts || math.Abs(got.power[0]-0.5) > 1e-6 || math.Abs(got.power[59]-118.5) > 1e-6 {
 		t.Errorf("120 samples became %v", got.power)
 	}

@@ -254,7 +254,7 @@ func TestQuota(t *testing.T) {
 	m.set(t, cgroupDir+"/t/cpu.max", "20000 100000")
 	m.Advance(10 * time.Second)
 	g := m.find("t")
-	if got := g.usage.Seconds(); math.Abs(got-2) > 0.05 {
+	if got := g.used(m.now).Seconds(); math.Abs(got-2) > 0.05 {
 		t.Errorf("used %g s of 10, want 2", got)
 	}
 	if g.stops < 95 || g.waited < 7*time.Second {
@@ -262,7 +262,7 @@ func TestQuota(t *testing.T) {
 	}
 	m.set(t, cgroupDir+"/t/cpu.max", "max")
 	m.Advance(10 * time.Second)
-	if got := m.find("t").usage.Seconds(); math.Abs(got-12) > 0.1 {
+	if got := m.find("t").used(m.now).Seconds(); math.Abs(got-12) > 0.1 {
 		t.Errorf("without the quota used %g s, want 12", got)
 	}
 }
@@ -272,12 +272,12 @@ func TestCpuset(t *testing.T) {
 	m := machine(t, Config{Workloads: []Workload{{Cgroup: "t", Threads: 2}}})
 	m.set(t, cgroupDir+"/t/cpuset.cpus", "1")
 	m.Advance(time.Second)
-	if a, b := m.cpus[0].busy, m.cpus[1].busy; a > 5*time.Millisecond || b < 990*time.Millisecond {
+	if a, b := m.busyFor(m.cpus[0]), m.busyFor(m.cpus[1]); a > 5*time.Millisecond || b < 990*time.Millisecond {
 		t.Errorf("cpu0 was busy %v, cpu1 %v", a, b)
 	}
 	m.set(t, cpuDir+"/cpu1/online", "0")
 	m.Advance(time.Second)
-	if got := m.cpus[0].busy; got < 990*time.Millisecond {
+	if got := m.busyFor(m.cpus[0]); got < 990*time.Millisecond {
 		t.Errorf("with cpu1 offline cpu0 was busy %v", got)
 	}
 }

@@ -1,0 +1,131 @@
+package sim
+
+import (
+	"math"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/powerd/powerd/cstates"
+)
+
+// enter puts a cpu into an idle state, or -1.
+func (m *Machine) enter(p *cpu, state int) {
+	if p.state >= 0 && !p.pending {
+		p.times[p.state] += m.now - p.since
+	}
+	p.state, p.since = state, m.now
+	p.pending, p.wakes = false, never
+}
+
+// idleFor is how long a cpu has been in one of its idle states so far.
+func (m *Machine) idleFor(p *cpu, state int) time.Duration {
+	d := p.times[state]
+	if state == p.state && !p.pending {
+		d += m.now - p.since
+	}
+	return d
+}
+
+// wake begins to leave the idle state; work starts after its exit latency.
+func (m *Machine) wake(p *cpu) {
+	p.gaps[p.woken%gaps] = m.now - p.slept
+	p.woken++
+	exit := p.idle[p.state].Exit.Duration()
+	if exit <= 0 {
+		m.enter(p, -1)
+		return
+	}
+	p.times[p.state] += m.now - p.since
+	p.pending, p.wakes = true, m.now+exit
+}
+
+// awake has a cpu out of its idle state.
+func (m *Machine) awake(p *cpu) {
+	m.enter(p, -1)
+	m.touch(p)
+}
+
+// sleep sends an idle cpu into a state: the deepest whose residency fits the time that
+// it is predicted to sleep, and whose exit latency is within the bound. As menu does, it
+// knows when the next timer fires of a task that last ran here, and of what comes from
+// outside only how long the last gaps were.
+//
+// See Documentation/admin-guide/pm/cpuidle.rst, the menu governor.
+func (m *Machine) sleep(p *cpu) {
+	p.slept = m.now
+	gap := never
+	for _, t := range p.timers {
+		if t.next > m.now {
+			gap = min(gap, t.next-m.now)
+		}
+	}
+	state := p.deepest(gap)
+	// What is typical is no shorter than the shortest, and matters only if it forbids
+	// the state.
+	if state >= 0 && p.woken >= gaps && slices.Min(p.gaps[:]) < p.least[state] {
+		state = p.deepest(min(gap, p.typical()))
+	}
+	m.enter(p, state)
+	if state >= 0 {
+		p.usage[state]++
+		m.base.sum = m.base.sum.plus(scaled(float64(p.idle[state].Transition)), 1000) // uJ
+	}
+}
+
+// deepest is the last usable state that fits a gap, else the first usable one, else -1.
+func (p *cpu) deepest(gap time.Duration) int {
+	best := -1
+	for i, least := range p.least {
+		if p.usable[i] && (best < 0 || least <= gap) {
+			best = i
+		}
+	}
+	return best
+}
+
+// gaps is how many of the last idle times the idle governor looks at.
+const gaps = 8
+
+// typical is the mean of the last idle times, if they agree: their deviation is at most
+// a sixth of it, or 20 us. Where they do not, the longest are left out, up to a quarter;
+// and never is the answer if the rest do not agree either.
+//
+// See get_typical_interval in drivers/cpuidle/governors/menu.c.
+func (p *cpu) typical() time.Duration {
+	sorted := p.gaps
+	slices.Sort(sorted[:])
+	for n := gaps; n >= gaps*3/4; n-- {
+		sum, squares := 0.0, 0.0
+		for _, g := range sorted[:n] {
+			sum += float64(g)
+		}
+		mean := sum / float64(n)
+		for _, g := range sorted[:n] {
+			squares += (float64(g) - mean) * (float64(g) - mean)
+		}
+		if dev := math.Sqrt(squares / float64(n)); dev <= mean/6 || dev <= 20e3 {
+			return time.Duration(mean)
+		}
+	}
+	return never
+}
+
+// vet finds out which states the cpu may enter.
+func (p *cpu) vet() {
+	for i, s := range p.idle {
+		p.usable[i] = !p.disabled[i] && p.bears(s)
+	}
+}
+
+// bears reports whether the cpu's latency bound lets it enter a state.
+func (p *cpu) bears(s cstates.Model) bool {
+	switch p.bound {
+	case "0":
+		return true
+	case "n/a":
+		return s.Exit == 0
+	}
+	us, err := strconv.ParseFloat(p.bound, 64)
+	return err == nil && float64(s.Entry+s.Exit)*1e6 <= us
+}

@@ -1,0 +1,136 @@
+package sim
+
+import (
+	"math"
+	"time"
+)
+
+// suspect has a core's part of the accounts looked at before time goes on.
+func (m *Machine) suspect(c *core) {
+	if !c.stale {
+		c.stale = true
+		m.stale = append(m.stale, c)
+	}
+}
+
+// refresh brings up to date how fast the accounts of cores grow, on which something
+// happened, and when their cpus have done what they do.
+func (m *Machine) refresh() {
+	for _, c := range m.stale {
+		c.stale = false
+		m.rate(c)
+	}
+	m.stale = m.stale[:0]
+}
+
+// rate sets a core's rates: a core at work is its tasks', one that is not is the base's.
+func (m *Machine) rate(c *core) {
+	working := c.working()
+	var base uint64
+	if working == 0 {
+		base = c.rest()
+	}
+	if base != c.base {
+		m.base.change(m.now, c.base, base)
+		c.base = base
+	}
+	for _, p := range c.cpus {
+		m.note(p)
+		next := p.wakes
+		if p.ran {
+			// Hardware threads of a core share its throughput: two do 1.25 times the work
+			// of one, as is typical of SMT. A stall costs what work does.
+			power := nanos(p.dom.curve.OPPs[p.dom.opp].Active()) / float64(working)
+			pace := p.capacity * (1 + 0.25*float64(working-1)) / float64(working)
+			for _, t := range p.runnable {
+				share := t.group.weight / p.weight
+				m.pace(t, scaled(share), scaled(share*power), scaled(share*pace/p.dom.curve.Tau(p.dom.opp, t.w.CPUBound)))
+				next = min(next, t.due)
+			}
+		}
+		m.queues[changed].set(int(p.id), next)
+	}
+}
+
+// note keeps books of whether a cpu runs, and is awake.
+func (m *Machine) note(p *cpu) {
+	if ran := p.running(); ran != p.ran {
+		if p.ran {
+			p.busy += m.now - p.changed
+			p.dom.running--
+		} else if p.dom.running++; p.dom.running == 1 && m.queues[sampled].at(p.dom.n) == never {
+			m.queues[sampled].set(p.dom.n, max(p.dom.sample, m.now))
+		}
+		p.ran, p.changed = ran, m.now
+	}
+	if up := p.online && (p.state < 0 || p.pending); up != p.upAs {
+		p.upAs = up
+		is := p.island
+		switch {
+		case !up:
+			if is.up--; is.up == 0 {
+				m.base.change(m.now, is.awake, is.asleep)
+			}
+		default:
+			if is.up++; is.up == 1 {
+				m.base.change(m.now, is.asleep, is.awake)
+			}
+		}
+	}
+}
+
+// rest is the power of a core that does no work.
+func (c *core) rest() uint64 {
+	awake, deepest := false, math.MaxInt
+	for _, s := range c.cpus {
+		if s.state < 0 || s.pending {
+			awake = true
+		} else {
+			deepest = min(deepest, s.state)
+		}
+	}
+	p := c.cpus[0]
+	switch {
+	case !p.online && len(p.idle) > 0:
+		deepest = len(p.idle) - 1
+	case awake || len(p.idle) == 0:
+		return scaled(nanos(p.dom.curve.OPPs[p.dom.opp].Static))
+	}
+	return scaled(nanos(p.idle[deepest].Power))
+}
+
+// pace sets how fast a task uses time and energy, and does its work.
+func (m *Machine) pace(t *task, share, power, speed uint64) {
+	if share == t.share && power == t.power && speed == t.speed {
+		return
+	}
+	g := t.group
+	g.energy.change(m.now, t.power, power)
+	if share != t.share {
+		g.usage.change(m.now, t.share, share)
+		for o := g; o != nil && o.limited; o = o.parent {
+			if o.max.Quota > 0 {
+				o.spent.change(m.now, t.share, share)
+				m.plan(o)
+			}
+		}
+	}
+	if !t.endless {
+		t.left, t.since = t.remaining(m.now), m.now
+		t.due = after(m.now, t.left.over(speed))
+	}
+	t.share, t.power, t.speed = share, power, speed
+}
+
+// remaining is what a task has still to do of its job.
+func (t *task) remaining(now time.Duration) sum {
+	return t.left.minus(sum{}.plus(t.speed, now-t.since))
+}
+
+// busyFor is how long a cpu has run so far.
+func (m *Machine) busyFor(p *cpu) time.Duration {
+	if p.ran {
+		return p.busy + m.now - p.changed
+	}
+	return p.busy
+}

@@ -351,3 +351,57 @@ func BenchmarkAdvance(b *testing.B) {
 	}
 	b.ReportMetric(m.Elapsed().Seconds()/b.Elapsed().Seconds(), "x-real-time")
 }
+
+// BenchmarkServer is a machine of 64 cpus in eight clusters with 200 containers, whose
+// jobs are as long as those of internal/loads and come less often: together they keep a
+// quarter of the cpus busy.
+func BenchmarkServer(b *testing.B) {
+	const ms, us = time.Millisecond, time.Microsecond
+	idle := []cstates.Model{{Name: "C1", Power: 0.2e6, Exit: 2e-6, Residency: 2e-6}, {Name: "C6", Power: 0.1e6, Exit: 130e-6, Residency: 600e-6, Transition: 90}}
+	periodic := []Workload{{Period: 15 * ms, Work: 600 * us}, {Period: 41667 * us, Work: 4 * ms}, {Period: 83333 * us, Work: 9 * ms}}
+	for _, governor := range []string{"schedutil", "performance"} {
+		b.Run(governor, func(b *testing.B) {
+			c := Config{Spec: FromCurve("server", ladder(), idle, 8, 8, 1*units.Watt), Governor: governor}
+			for i := range 200 {
+				var w Workload
+				switch i % 3 {
+				case 0:
+					w = periodic[i/3%3]
+				case 1: // requests, at random
+					w = Workload{Threads: 2, CPUBound: 0.8, Jobs: func(rng *rand.Rand) func() (Job, bool) {
+						at := time.Duration(0)
+						return func() (Job, bool) {
+							at += time.Duration(rng.ExpFloat64() * float64(100*ms))
+							return Job{At: at, Work: 2*ms + time.Duration(rng.ExpFloat64()*float64(2*ms))}, true
+						}
+					}}
+				case 2: // a batch
+					work := time.Duration(800+i*12) * ms
+					w = Workload{Period: work * 25 / 2, Work: work, CPUBound: []float64{1, 0.8, 0.5}[i/3%3]}
+				}
+				w.Cgroup = fmt.Sprint("powerd/c", i)
+				c.Workloads = append(c.Workloads, w)
+			}
+			m := machine(b, c)
+			m.Advance(time.Minute)
+			before, began := m.served(), m.Elapsed()
+			b.ReportAllocs()
+			for b.Loop() {
+				m.Advance(time.Second)
+			}
+			jobs, work := m.served(), (m.Elapsed() - began).Seconds()
+			b.ReportMetric(work/b.Elapsed().Seconds(), "x-real-time")
+			b.ReportMetric(float64(jobs.Done-before.Done)/work, "jobs/s")
+			b.ReportMetric(100*(jobs.Work-before.Work).Seconds()/work/64, "%-busy")
+		})
+	}
+}
+
+// served sums up what came of all workloads.
+func (m *Machine) served() (all Jobs) {
+	for _, j := range m.Jobs() {
+		all.Done += j.Done
+		all.Work += j.Work
+	}
+	return all
+}

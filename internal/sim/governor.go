@@ -57,9 +57,11 @@ func (m *Machine) govern(d *domain) {
 		decay = decayOver(elapsed)
 	}
 	for i, p := range d.cpus {
-		total := m.busyFor(p)
-		busy := float64(total-d.lastBusy[i]) / float64(elapsed)
-		d.lastBusy[i] = total
+		busy := 0.0
+		if total := m.busyFor(p); total != d.lastBusy[i] {
+			busy = float64(total-d.lastBusy[i]) / float64(elapsed)
+			d.lastBusy[i] = total
+		}
 		// Frequency-invariant: what a slow clock does in a second counts less.
 		d.util[i] = d.util[i]*decay + (1-decay)*busy*speed
 		if p.ran && d.util[i] < 1e-6 {

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -63,7 +62,7 @@ func (m *Machine) sleep(p *cpu) {
 	state := p.deepest(gap)
 	// What is typical is no shorter than the shortest, and matters only if it forbids
 	// the state.
-	if state >= 0 && p.woken >= gaps && slices.Min(p.gaps[:]) < p.least[state] {
+	if state > 0 && p.woken >= gaps && slices.Min(p.gaps[:]) < p.least[state] {
 		state = p.deepest(min(gap, p.typical()))
 	}
 	m.enter(p, state)
@@ -93,22 +92,26 @@ const gaps = 8
 //
 // See get_typical_interval in drivers/cpuidle/governors/menu.c.
 func (p *cpu) typical() time.Duration {
-	sorted := p.gaps
-	slices.Sort(sorted[:])
-	for n := gaps; n >= gaps*3/4; n-- {
-		sum, squares := 0.0, 0.0
-		for _, g := range sorted[:n] {
-			sum += float64(g)
-		}
-		mean := sum / float64(n)
-		for _, g := range sorted[:n] {
-			squares += (float64(g) - mean) * (float64(g) - mean)
-		}
-		if dev := math.Sqrt(squares / float64(n)); dev <= mean/6 || dev <= 20e3 {
+	// Sums of what each is longer than the shortest by, which keeps the squares exact.
+	least := slices.Min(p.gaps[:])
+	var sum, squares, longest, second float64
+	for _, g := range p.gaps {
+		d := float64(g - least)
+		sum, squares = sum+d, squares+d*d
+		longest, second = max(longest, d), max(second, min(longest, d))
+	}
+	for n := float64(gaps); ; n-- {
+		above := sum / n
+		mean := float64(least) + above
+		if variance := squares/n - above*above; variance <= mean*mean/36 || variance <= 20e3*20e3 {
 			return time.Duration(mean)
 		}
+		if n == gaps*3/4 {
+			return never
+		}
+		sum, squares = sum-longest, squares-longest*longest
+		longest = second
 	}
-	return never
 }
 
 // vet finds out which states the cpu may enter.

@@ -64,6 +64,7 @@ type cpu struct {
 	changed  time.Duration // when ran did last
 	idle     []cstates.Model
 	least    []time.Duration // gap for which a state can be used
+	resting  []uint64        // power in a state
 	state    int             // index of idle, -1 awake
 	since    time.Duration   // when it was entered
 	wakes    time.Duration
@@ -92,6 +93,8 @@ type domain struct {
 	n        int // in the machine's list
 	cpus     []*cpu
 	curve    cpufreq.Curve
+	active   []float64 // nJ/ns of a core at work, by OPP
+	static   []uint64  // power of one awake
 	opp      int
 	lo, hi   int             // OPPs in force of the limits
 	min, max units.Frequency // as asked
@@ -175,7 +178,9 @@ func New(c Config) (*Machine, error) {
 		m.islands = append(m.islands, is)
 		m.base.change(0, 0, is.asleep)
 		var least []time.Duration
+		var resting []uint64
 		for _, s := range cl.Idle {
+			resting = append(resting, scaled(nanos(s.Power)))
 			least = append(least, time.Duration(math.Ceil(float64(s.Least())*1e9-1e-3)))
 		}
 		var dom *domain
@@ -184,12 +189,15 @@ func New(c Config) (*Machine, error) {
 				top := cl.Curve.OPPs[len(cl.Curve.OPPs)-1].Frequency
 				dom = &domain{id: len(m.cpus), n: len(m.domains), curve: cl.Curve, opp: len(cl.Curve.OPPs) - 1, min: cl.Curve.OPPs[0].Frequency, max: top, governor: governor,
 					setspeed: top, times: make([]time.Duration, len(cl.Curve.OPPs)), sample: sampleEvery}
+				for _, o := range cl.Curve.OPPs {
+					dom.active, dom.static = append(dom.active, nanos(o.Active())), append(dom.static, scaled(nanos(o.Static)))
+				}
 				dom.limit()
 				m.domains = append(m.domains, dom)
 			}
 			co := &core{id: cores}
 			for range max(1, cl.Threads) {
-				p := &cpu{id: cpuset.CPU(len(m.cpus)), core: co, dom: dom, island: is, capacity: cmp.Or(cl.Capacity, 1), online: true, idle: cl.Idle, least: least, state: -1,
+				p := &cpu{id: cpuset.CPU(len(m.cpus)), core: co, dom: dom, island: is, capacity: cmp.Or(cl.Capacity, 1), online: true, idle: cl.Idle, least: least, resting: resting, state: -1,
 					times: make([]time.Duration, len(cl.Idle)), usage: make([]uint64, len(cl.Idle)), disabled: make([]bool, len(cl.Idle)), usable: make([]bool, len(cl.Idle)),
 					bound: "0", wakes: never}
 				p.vet()

@@ -40,7 +40,7 @@ func (m *Machine) rate(c *core) {
 		if p.ran {
 			// Hardware threads of a core share its throughput: two do 1.25 times the work
 			// of one, as is typical of SMT. A stall costs what work does.
-			power := nanos(p.dom.curve.OPPs[p.dom.opp].Active()) / float64(working)
+			power := p.dom.active[p.dom.opp] / float64(working)
 			pace := p.capacity * (1 + 0.25*float64(working-1)) / float64(working)
 			for _, t := range p.runnable {
 				share := t.group.weight / p.weight
@@ -94,9 +94,9 @@ func (c *core) rest() uint64 {
 	case !p.online && len(p.idle) > 0:
 		deepest = len(p.idle) - 1
 	case awake || len(p.idle) == 0:
-		return scaled(nanos(p.dom.curve.OPPs[p.dom.opp].Static))
+		return p.dom.static[p.dom.opp]
 	}
-	return scaled(nanos(p.idle[deepest].Power))
+	return p.resting[deepest]
 }
 
 // pace sets how fast a task uses time and energy, and does its work.

@@ -210,6 +210,9 @@ func New(c Config) (*Machine, error) {
 	for _, d := range m.domains {
 		d.lastBusy, d.util = make([]time.Duration, len(d.cpus)), make([]float64, len(d.cpus))
 	}
+	for k := range m.queues {
+		m.queues[k].next = never
+	}
 	m.free, m.crowded = newMask(len(m.cpus)), newMask(len(m.cpus))
 	m.root = m.newCgroup(nil, "")
 	m.buildFiles()
@@ -296,8 +299,8 @@ func (m *Machine) Advance(d time.Duration) {
 	for {
 		kind, at := events, m.nextSecond
 		for k := events - 1; k >= 0; k-- {
-			if h := m.queues[k].heap; len(h) > 0 && h[0].at <= at {
-				kind, at = k, h[0].at
+			if next := m.queues[k].next; next <= at {
+				kind, at = k, next
 			}
 		}
 		if at > end {

@@ -1,13 +1,17 @@
 package sim
 
-import "time"
+import (
+	"math/bits"
+	"time"
+)
 
 // A queue tells which of things that are numbered is due next: the earliest, of several
 // the one with the lowest number. It is a heap of four branches, for that touches fewer
 // cache lines than one of two.
 type queue struct {
 	heap  []due
-	place []int32 // in the heap, by number; -1 is not there
+	place []int32       // in the heap, by number; -1 is not there
+	next  time.Duration // when the first is due
 }
 
 type due struct {
@@ -15,7 +19,13 @@ type due struct {
 	id int32
 }
 
-func (d due) before(o due) bool { return d.at < o.at || d.at == o.at && d.id < o.id }
+// before is 1 if d comes first, else 0: a subtraction of 128 bits, for a branch here would
+// be mispredicted every other time.
+func (d due) before(o due) int {
+	_, borrow := bits.Sub64(uint64(d.id), uint64(o.id), 0)
+	_, borrow = bits.Sub64(uint64(d.at), uint64(o.at), borrow)
+	return int(borrow)
+}
 
 // set makes a thing due at a time, at never not at all.
 func (q *queue) set(id int, at time.Duration) {
@@ -38,6 +48,9 @@ func (q *queue) set(id int, at time.Duration) {
 	case q.heap[i].at != at:
 		q.put(i, due{at, int32(id)})
 	}
+	if q.next = never; len(q.heap) > 0 {
+		q.next = q.heap[0].at
+	}
 }
 
 // at is when a thing is due.
@@ -50,7 +63,7 @@ func (q *queue) at(id int) time.Duration {
 
 // put lets d take the place of what is at i.
 func (q *queue) put(i int, d due) {
-	if d.before(q.heap[i]) {
+	if d.before(q.heap[i]) > 0 {
 		q.up(i, d)
 	} else {
 		q.down(i, d)
@@ -61,7 +74,7 @@ func (q *queue) up(i int, d due) {
 	for i > 0 {
 		parent := (i - 1) / 4
 		p := q.heap[parent]
-		if !d.before(p) {
+		if d.before(p) == 0 {
 			break
 		}
 		q.heap[i], q.place[p.id] = p, int32(i)
@@ -73,19 +86,20 @@ func (q *queue) up(i int, d due) {
 func (q *queue) down(i int, d due) {
 	h := q.heap
 	for {
-		first := 4*i + 1
-		if first >= len(h) {
-			break
-		}
-		least, best := first, h[first]
-		for k := first + 1; k < min(first+4, len(h)); k++ {
-			if h[k].before(best) {
-				least, best = k, h[k]
+		least := 4*i + 1
+		if least+3 < len(h) {
+			a := least + h[least+1].before(h[least])
+			b := least + 2 + h[least+3].before(h[least+2])
+			least = a + (b-a)*h[b].before(h[a])
+		} else {
+			for k := least + 1; k < len(h); k++ {
+				least += (k - least) * h[k].before(h[least])
 			}
 		}
-		if !best.before(d) {
+		if least >= len(h) || h[least].before(d) == 0 {
 			break
 		}
+		best := h[least]
 		h[i], q.place[best.id] = best, int32(i)
 		i = least
 	}

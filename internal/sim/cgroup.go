@@ -15,24 +15,25 @@ var controllers = []string{"cpuset", "cpu", "io", "memory", "pids"}
 
 // A cgroup of the v2 hierarchy.
 type cgroup struct {
-	number    int
 	parent    *cgroup
+	limited   bool // it or one around it has a quota
+	stopped   bool // throttled
+	weight    float64
+	mask      mask      // effective
+	words     [2]uint64 // its, on most machines
+	usage     account   // of its own tasks, ns
+	energy    account   // nJ
+	spent     account   // in this period, ns
+	max       containers.CPUMax
+	number    int
 	path      string
 	children  []*cgroup
 	enabled   []string // subtree_control
 	tasks     []*task
 	cpus      cpuset.Set // as asked; empty is the parent's
 	effective cpuset.Set
-	mask      mask // the same
-	max       containers.CPUMax
-	limited   bool // it or one around it has a quota
-	weight    float64
-	usage     account       // of its own tasks, ns
 	bequest   time.Duration // usage of groups that were in it
-	energy    account       // nJ
-	spent     account       // in this period, ns
 	period    time.Duration // when this period ends
-	stopped   bool          // throttled
 	stopAt    time.Duration
 	periods   uint64
 	stops     uint64
@@ -77,7 +78,11 @@ func (g *cgroup) confine(m *Machine) {
 	} else if g.effective = g.cpus.Intersect(g.parent.effective); g.effective.Empty() {
 		g.effective = g.parent.effective
 	}
-	g.mask = newMask(len(m.cpus))
+	if g.words = [2]uint64{}; len(m.cpus) <= 64*len(g.words) {
+		g.mask = g.words[:(len(m.cpus)+63)/64]
+	} else {
+		g.mask = newMask(len(m.cpus))
+	}
 	for c := range g.effective.All() {
 		g.mask.put(c, true)
 	}

@@ -349,7 +349,7 @@ func (m *Machine) cpuFiles(p *cpu) {
 		m.add(at+"power", fixed(0), nil)
 		m.add(at+"default_status", fixed("enabled"), nil)
 		m.add(at+"time", func() string { return strconv.FormatInt(m.idleFor(p, i).Microseconds(), 10) }, nil)
-		m.add(at+"usage", func() string { return strconv.FormatUint(p.usage[i], 10) }, nil)
+		m.add(at+"usage", func() string { return strconv.FormatUint(p.stays[i].usage, 10) }, nil)
 		m.add(at+"disable", func() string { return map[bool]string{true: "1", false: "0"}[p.disabled[i]] }, func(s string) error {
 			v, err := strconv.ParseUint(s, 10, 64)
 			if err != nil {

@@ -11,7 +11,7 @@ import (
 // enter puts a cpu into an idle state, or -1.
 func (m *Machine) enter(p *cpu, state int) {
 	if p.state >= 0 && !p.pending {
-		p.times[p.state] += m.now - p.since
+		p.stays[p.state].time += m.now - p.since
 	}
 	p.state, p.since = state, m.now
 	p.pending, p.wakes = false, never
@@ -19,7 +19,7 @@ func (m *Machine) enter(p *cpu, state int) {
 
 // idleFor is how long a cpu has been in one of its idle states so far.
 func (m *Machine) idleFor(p *cpu, state int) time.Duration {
-	d := p.times[state]
+	d := p.stays[state].time
 	if state == p.state && !p.pending {
 		d += m.now - p.since
 	}
@@ -30,12 +30,12 @@ func (m *Machine) idleFor(p *cpu, state int) time.Duration {
 func (m *Machine) wake(p *cpu) {
 	p.gaps[p.woken%gaps] = m.now - p.slept
 	p.woken++
-	exit := p.idle[p.state].Exit.Duration()
+	exit := p.states[p.state].exit
 	if exit <= 0 {
 		m.enter(p, -1)
 		return
 	}
-	p.times[p.state] += m.now - p.since
+	p.stays[p.state].time += m.now - p.since
 	p.pending, p.wakes = true, m.now+exit
 }
 
@@ -54,29 +54,29 @@ func (m *Machine) awake(p *cpu) {
 func (m *Machine) sleep(p *cpu) {
 	p.slept = m.now
 	gap := never
-	for _, t := range p.timers {
-		if t.next > m.now {
-			gap = min(gap, t.next-m.now)
+	for _, id := range p.timers {
+		if next := m.queues[released].at(id); next > m.now {
+			gap = min(gap, next-m.now)
 		}
 	}
 	state := p.deepest(gap)
 	// What is typical is no shorter than the shortest, and matters only if it forbids
 	// the state.
-	if state > 0 && p.woken >= gaps && slices.Min(p.gaps[:]) < p.least[state] {
+	if state > 0 && p.woken >= gaps && slices.Min(p.gaps[:]) < p.states[state].least {
 		state = p.deepest(min(gap, p.typical()))
 	}
 	m.enter(p, state)
 	if state >= 0 {
-		p.usage[state]++
-		m.base.sum = m.base.sum.plus(scaled(float64(p.idle[state].Transition)), 1000) // uJ
+		p.stays[state].usage++
+		m.base.sum = m.base.sum.plus(p.states[state].transition, 1e6)
 	}
 }
 
 // deepest is the last usable state that fits a gap, else the first usable one, else -1.
 func (p *cpu) deepest(gap time.Duration) int {
 	best := -1
-	for i, least := range p.least {
-		if p.usable[i] && (best < 0 || least <= gap) {
+	for i := range p.stays {
+		if p.stays[i].usable && (best < 0 || p.states[i].least <= gap) {
 			best = i
 		}
 	}
@@ -117,7 +117,7 @@ func (p *cpu) typical() time.Duration {
 // vet finds out which states the cpu may enter.
 func (p *cpu) vet() {
 	for i, s := range p.idle {
-		p.usable[i] = !p.disabled[i] && p.bears(s)
+		p.stays[i].usable = !p.disabled[i] && p.bears(s)
 	}
 }
 

@@ -49,35 +49,48 @@ type Machine struct {
 	meter      meter
 }
 
+// What each event touches comes first, in few cache lines.
 type cpu struct {
 	id       cpuset.CPU
 	core     *core
 	dom      *domain
 	island   *island
 	capacity float64
-	online   bool
 	runnable []*task
-	weight   float64 // of them all
-	ran      bool    // as the accounts have it: running
-	upAs     bool    // as the island's account has it: awake
+	weight   float64       // of them all
+	state    int           // index of idle, -1 awake
+	since    time.Duration // when it was entered
+	wakes    time.Duration
+	pending  bool // woken, not yet out of its idle state
+	online   bool
+	ran      bool // as the accounts have it: running
+	upAs     bool // as the island's account has it: awake
 	busy     time.Duration
 	changed  time.Duration // when ran did last
-	idle     []cstates.Model
-	least    []time.Duration // gap for which a state can be used
-	resting  []uint64        // power in a state
-	state    int             // index of idle, -1 awake
-	since    time.Duration   // when it was entered
-	wakes    time.Duration
-	pending  bool                // woken, not yet out of its idle state
-	slept    time.Duration       // when it last went idle
-	gaps     [gaps]time.Duration // how long it last was, around a ring
+	states   []idling
+	stays    []stay
+	timers   []int         // tasks that last ran here, whose releases are known
+	slept    time.Duration // when it last went idle
 	woken    int
-	timers   []*task // that last ran here, and whose releases are known
-	times    []time.Duration
-	usage    []uint64
+	gaps     [gaps]time.Duration // how long it last was, around a ring
+	idle     []cstates.Model
 	disabled []bool
 	bound    string // pm_qos_resume_latency_us
-	usable   []bool // states that are not disabled, within the bound
+}
+
+// idling is an idle state as the simulation needs it.
+type idling struct {
+	least      time.Duration // gap for which it can be used
+	exit       time.Duration
+	power      uint64
+	transition uint64 // mJ
+}
+
+// stay is what a cpu did in an idle state.
+type stay struct {
+	time   time.Duration
+	usage  uint64
+	usable bool // it is not disabled, and within the bound
 }
 
 // A core's hardware threads share its power.
@@ -118,44 +131,44 @@ type island struct {
 	awake, asleep uint64 // power
 }
 
-// A task is one thread of a workload.
+// A task is one thread of a workload. What each event touches comes first.
 type task struct {
-	id      int
-	w       Workload
-	group   *cgroup // nil once it is killed
-	cpu     *cpu
-	last    *cpu
-	left    sum    // ns of work at the fastest, of the first in the queue, as of since
-	speed   uint64 // at which it is done
-	share   uint64 // of its cpu
-	power   uint64
-	since   time.Duration
-	due     time.Duration // when it will be done; never unless it runs
-	waits   *cgroup       // for this one's quota
-	next    time.Duration // when the next job is released; never if there is none
-	coming  Job           // which it is
-	queue   []Job         // released, their times since the machine was made
-	endless bool
-	timer   bool
-	began   time.Duration
-	jobs    func() (Job, bool)
-	done    int
-	missed  int
-	// Deadlines that have passed or been kept.
-	deadlines int
+	id        int
+	cpu       *cpu
+	last      *cpu
+	group     *cgroup // nil once it is killed
+	left      sum     // ns of work at the fastest, of its job, as of since
+	speed     uint64  // at which it is done
+	share     uint64  // of its cpu
+	power     uint64
+	since     time.Duration
+	due       time.Duration // when it will be done; never unless it runs
+	cpuBound  float64
+	job       Job // that it does, released at At since the machine was made
+	ready     bool
+	endless   bool
+	timer     bool
+	coming    Job // the next one
+	jobs      func() (Job, bool)
+	began     time.Duration
+	done      int
+	missed    int
+	deadlines int // that have passed or been kept
 	worked    time.Duration
 	latency   []time.Duration
+	backlog   []Job   // released after job
+	waits     *cgroup // for this one's quota
+	w         Workload
 }
 
 // come makes the task's next job known.
 func (m *Machine) come(t *task) {
-	job, ok := t.jobs()
-	t.next = never
-	if ok {
-		t.coming = job
-		t.next = t.began + job.At
+	next := never
+	if job, ok := t.jobs(); ok {
+		job.At += t.began
+		t.coming, next = job, job.At
 	}
-	m.queues[released].set(t.id, t.next)
+	m.queues[released].set(t.id, next)
 }
 
 // New makes a machine.
@@ -177,11 +190,9 @@ func New(c Config) (*Machine, error) {
 		is := &island{awake: scaled(nanos(cl.Shared)), asleep: scaled(nanos(cl.Asleep))}
 		m.islands = append(m.islands, is)
 		m.base.change(0, 0, is.asleep)
-		var least []time.Duration
-		var resting []uint64
+		var states []idling
 		for _, s := range cl.Idle {
-			resting = append(resting, scaled(nanos(s.Power)))
-			least = append(least, time.Duration(math.Ceil(float64(s.Least())*1e9-1e-3)))
+			states = append(states, idling{time.Duration(math.Ceil(float64(s.Least())*1e9 - 1e-3)), s.Exit.Duration(), scaled(nanos(s.Power)), scaled(float64(s.Transition) / 1e3)})
 		}
 		var dom *domain
 		for range cl.Cores {
@@ -197,9 +208,8 @@ func New(c Config) (*Machine, error) {
 			}
 			co := &core{id: cores}
 			for range max(1, cl.Threads) {
-				p := &cpu{id: cpuset.CPU(len(m.cpus)), core: co, dom: dom, island: is, capacity: cmp.Or(cl.Capacity, 1), online: true, idle: cl.Idle, least: least, resting: resting, state: -1,
-					times: make([]time.Duration, len(cl.Idle)), usage: make([]uint64, len(cl.Idle)), disabled: make([]bool, len(cl.Idle)), usable: make([]bool, len(cl.Idle)),
-					bound: "0", wakes: never}
+				p := &cpu{id: cpuset.CPU(len(m.cpus)), core: co, dom: dom, island: is, capacity: cmp.Or(cl.Capacity, 1), online: true, idle: cl.Idle, state: -1, wakes: never,
+					states: states, stays: make([]stay, len(states)), disabled: make([]bool, len(states)), bound: "0"}
 				p.vet()
 				m.cpus = append(m.cpus, p)
 				dom.cpus, is.cpus, co.cpus = append(dom.cpus, p), append(is.cpus, p), append(co.cpus, p)
@@ -244,7 +254,7 @@ func (m *Machine) Start(w Workload) error {
 		g.attrs = w.Attributes
 	}
 	for i := range max(1, w.Threads) {
-		t := &task{id: len(m.tasks), w: w, group: g, began: m.now, endless: w.endless(), timer: w.timer(), jobs: w.Stream(m.seed, m.now, i), due: never}
+		t := &task{id: len(m.tasks), w: w, group: g, cpuBound: w.CPUBound, began: m.now, endless: w.endless(), timer: w.timer(), jobs: w.Stream(m.seed, m.now, i), due: never}
 		m.tasks = append(m.tasks, t)
 		g.tasks = append(g.tasks, t)
 		m.come(t)
@@ -269,7 +279,7 @@ func (m *Machine) End(name string) error {
 		t.deadlines += overdue
 		t.worked += t.begun(m.now)
 		t.runOn(nil)
-		t.queue, t.next, t.endless, t.group = nil, never, false, nil
+		t.ready, t.backlog, t.endless, t.group = false, nil, false, nil
 		m.queues[released].set(t.id, never)
 	}
 	g.tasks = nil

@@ -44,7 +44,7 @@ func (m *Machine) rate(c *core) {
 			pace := p.capacity * (1 + 0.25*float64(working-1)) / float64(working)
 			for _, t := range p.runnable {
 				share := t.group.weight / p.weight
-				m.pace(t, scaled(share), scaled(share*power), scaled(share*pace/p.dom.curve.Tau(p.dom.opp, t.w.CPUBound)))
+				m.pace(t, scaled(share), scaled(share*power), scaled(share*pace/p.dom.curve.Tau(p.dom.opp, t.cpuBound)))
 				next = min(next, t.due)
 			}
 		}
@@ -96,7 +96,7 @@ func (c *core) rest() uint64 {
 	case awake || len(p.idle) == 0:
 		return p.dom.static[p.dom.opp]
 	}
-	return p.resting[deepest]
+	return p.states[deepest].power
 }
 
 // pace sets how fast a task uses time and energy, and does its work.

@@ -28,22 +28,26 @@ func (m *Machine) total() int64 {
 	return sum
 }
 
-// overdue counts the jobs in the queue whose deadline has passed.
+// overdue counts the released jobs whose deadline has passed.
 func (t *task) overdue(now time.Duration) (n int) {
-	for _, q := range t.queue {
-		if q.Due > 0 && now > q.At+q.Due {
+	late := func(j Job) bool { return j.Due > 0 && now > j.At+j.Due }
+	if t.ready && late(t.job) {
+		n++
+	}
+	for _, j := range t.backlog {
+		if late(j) {
 			n++
 		}
 	}
 	return n
 }
 
-// begun is what is done of the first job in the queue.
+// begun is what is done of the present job.
 func (t *task) begun(now time.Duration) time.Duration {
-	if len(t.queue) == 0 {
+	if !t.ready {
 		return 0
 	}
-	return t.queue[0].Work - time.Duration(t.remaining(now).whole())
+	return t.job.Work - time.Duration(t.remaining(now).whole())
 }
 
 // Jobs are what came of a cgroup's workloads.
@@ -105,7 +109,7 @@ func (m *Machine) Activity() Activity {
 		}
 	}
 	for _, p := range m.cpus {
-		for i := range p.times {
+		for i := range p.stays {
 			a.Idle[p.idle[i].Name] += m.idleFor(p, i).Seconds() / float64(len(m.cpus))
 		}
 	}

@@ -48,16 +48,16 @@ func (m *Machine) touch(p *cpu) {
 	m.suspect(p.core)
 }
 
-// release puts a task's next job into its queue.
+// release hands a task its next job.
 func (m *Machine) release(t *task) {
 	job := t.coming
-	job.At = t.next
 	m.come(t)
-	t.queue = append(t.queue, job)
-	if len(t.queue) == 1 {
-		t.left = sumOf(int64(job.Work))
-		m.enqueue(t)
+	if t.ready {
+		t.backlog = append(t.backlog, job)
+		return
 	}
+	t.job, t.ready, t.left = job, true, sumOf(int64(job.Work))
+	m.enqueue(t)
 }
 
 // complete ends the jobs that are done on a cpu.
@@ -68,23 +68,24 @@ func (m *Machine) complete(p *cpu) {
 			i++
 			continue
 		}
-		job := t.queue[0]
-		t.queue = t.queue[:copy(t.queue, t.queue[1:])]
 		t.done++
-		t.worked += job.Work
-		t.latency = append(t.latency, m.now-job.At)
-		if job.Due > 0 {
+		t.worked += t.job.Work
+		t.latency = append(t.latency, m.now-t.job.At)
+		if t.job.Due > 0 {
 			t.deadlines++
-			if m.now > job.At+job.Due+time.Microsecond {
+			if m.now > t.job.At+t.job.Due+time.Microsecond {
 				t.missed++
 			}
 		}
 		t.left, t.since = sum{}, m.now
-		if len(t.queue) == 0 {
+		if len(t.backlog) == 0 {
+			t.ready = false
 			m.dequeue(t)
 			continue
 		}
-		t.left = sumOf(int64(t.queue[0].Work)) // the next job waits already
+		t.job = t.backlog[0]
+		t.backlog = t.backlog[:copy(t.backlog, t.backlog[1:])]
+		t.left = sumOf(int64(t.job.Work))
 		t.due = after(m.now, t.left.over(t.speed))
 		i++
 	}
@@ -152,10 +153,10 @@ func (t *task) runOn(p *cpu) {
 		return
 	}
 	if t.timer && t.last != nil {
-		t.last.timers = slices.DeleteFunc(t.last.timers, func(o *task) bool { return o == t })
+		t.last.timers = slices.DeleteFunc(t.last.timers, func(id int) bool { return id == t.id })
 	}
 	if t.last = p; t.timer && p != nil {
-		p.timers = append(p.timers, t)
+		p.timers = append(p.timers, t.id)
 	}
 }
 

@@ -145,9 +145,9 @@ func TestIdlePrediction(t *testing.T) {
 			}
 		}
 		m := machine(t, Config{Governor: "performance", Workloads: []Workload{{Cgroup: "a", Jobs: every, Timer: timer}}})
-		before := m.cpus[0].usage[1]
+		before := m.cpus[0].stays[1].usage
 		m.Advance(4 * time.Millisecond) // C6 would pay from 100 us
-		if got := m.cpus[0].usage[1] - before; got > want || !timer && got < 7 {
+		if got := m.cpus[0].stays[1].usage - before; got > want || !timer && got < 7 {
 			t.Errorf("timer %v: C6 was entered %d times in gaps of 40 us, want %d", timer, got, want)
 		}
 	}

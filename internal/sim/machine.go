@@ -220,8 +220,8 @@ func New(c Config) (*Machine, error) {
 	for _, d := range m.domains {
 		d.lastBusy, d.util = make([]time.Duration, len(d.cpus)), make([]float64, len(d.cpus))
 	}
-	for k := range m.queues {
-		m.queues[k].next = never
+	for k, size := range [events]int{changed: len(m.cpus), sampled: len(m.domains)} {
+		m.queues[k] = newQueue(size)
 	}
 	m.free, m.crowded = newMask(len(m.cpus)), newMask(len(m.cpus))
 	m.root = m.newCgroup(nil, "")
@@ -309,7 +309,7 @@ func (m *Machine) Advance(d time.Duration) {
 	for {
 		kind, at := events, m.nextSecond
 		for k := events - 1; k >= 0; k-- {
-			if next := m.queues[k].next; next <= at {
+			if next := m.queues[k].next().at; next <= at {
 				kind, at = k, next
 			}
 		}
@@ -322,7 +322,7 @@ func (m *Machine) Advance(d time.Duration) {
 			m.meter.second(m)
 			m.misfortune()
 		} else {
-			m.happen(kind, int(m.queues[kind].heap[0].id))
+			m.happen(kind, m.queues[kind].next().id)
 		}
 		m.refresh()
 	}

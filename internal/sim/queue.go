@@ -1,107 +1,61 @@
 package sim
 
-import (
-	"math/bits"
-	"time"
-)
+import "time"
 
 // A queue tells which of things that are numbered is due next: the earliest, of several
-// the one with the lowest number. It is a heap of four branches, for that touches fewer
-// cache lines than one of two.
+// the one with the lowest number. It is a tree of knock-out rounds between neighbours: a
+// thing that changes plays as many rounds as there are, without a branch that depends on
+// the outcome, for every other one would be mispredicted.
 type queue struct {
-	heap  []due
-	place []int32       // in the heap, by number; -1 is not there
-	next  time.Duration // when the first is due
+	size int   // of the first round, a power of two
+	tree []due // the winner of all at 1, the two that it comes from at 2 and 3, and so on
 }
 
 type due struct {
 	at time.Duration
-	id int32
+	id int
 }
 
-// before is 1 if d comes first, else 0: a subtraction of 128 bits, for a branch here would
-// be mispredicted every other time.
-func (d due) before(o due) int {
-	_, borrow := bits.Sub64(uint64(d.id), uint64(o.id), 0)
-	_, borrow = bits.Sub64(uint64(d.at), uint64(o.at), borrow)
-	return int(borrow)
+func newQueue(size int) queue {
+	q := queue{1, []due{{never, 0}, {never, 0}}}
+	q.grow(size)
+	return q
+}
+
+func (q *queue) grow(size int) {
+	old := q.tree[q.size:]
+	for q.size < size {
+		q.size *= 2
+	}
+	q.tree = make([]due, 2*q.size)
+	for i := range q.tree {
+		q.tree[i] = due{never, i % q.size}
+	}
+	for _, d := range old {
+		q.set(d.id, d.at)
+	}
 }
 
 // set makes a thing due at a time, at never not at all.
 func (q *queue) set(id int, at time.Duration) {
-	for id >= len(q.place) {
-		q.place = append(q.place, -1)
+	if id >= q.size {
+		q.grow(id + 1)
 	}
-	i := int(q.place[id])
-	switch {
-	case i < 0 && at == never:
-	case i < 0:
-		q.heap = append(q.heap, due{})
-		q.up(len(q.heap)-1, due{at, int32(id)})
-	case at == never:
-		q.place[id] = -1
-		last := q.heap[len(q.heap)-1]
-		q.heap = q.heap[:len(q.heap)-1]
-		if i < len(q.heap) {
-			q.put(i, last)
+	i := q.size + id
+	tree := q.tree
+	d := due{at, id}
+	for tree[i] = d; i > 1; tree[i] = d {
+		// The left neighbour, whose index is even, wins a tie.
+		other := tree[i^1]
+		if other.at-time.Duration(i&1) < d.at {
+			d = other
 		}
-	case q.heap[i].at != at:
-		q.put(i, due{at, int32(id)})
-	}
-	if q.next = never; len(q.heap) > 0 {
-		q.next = q.heap[0].at
+		i /= 2
 	}
 }
 
 // at is when a thing is due.
-func (q *queue) at(id int) time.Duration {
-	if id < len(q.place) && q.place[id] >= 0 {
-		return q.heap[q.place[id]].at
-	}
-	return never
-}
+func (q *queue) at(id int) time.Duration { return q.tree[q.size+id].at }
 
-// put lets d take the place of what is at i.
-func (q *queue) put(i int, d due) {
-	if d.before(q.heap[i]) > 0 {
-		q.up(i, d)
-	} else {
-		q.down(i, d)
-	}
-}
-
-func (q *queue) up(i int, d due) {
-	for i > 0 {
-		parent := (i - 1) / 4
-		p := q.heap[parent]
-		if d.before(p) == 0 {
-			break
-		}
-		q.heap[i], q.place[p.id] = p, int32(i)
-		i = parent
-	}
-	q.heap[i], q.place[d.id] = d, int32(i)
-}
-
-func (q *queue) down(i int, d due) {
-	h := q.heap
-	for {
-		least := 4*i + 1
-		if least+3 < len(h) {
-			a := least + h[least+1].before(h[least])
-			b := least + 2 + h[least+3].before(h[least+2])
-			least = a + (b-a)*h[b].before(h[a])
-		} else {
-			for k := least + 1; k < len(h); k++ {
-				least += (k - least) * h[k].before(h[least])
-			}
-		}
-		if least >= len(h) || h[least].before(d) == 0 {
-			break
-		}
-		best := h[least]
-		h[i], q.place[best.id] = best, int32(i)
-		i = least
-	}
-	h[i], q.place[d.id] = d, int32(i)
-}
+// next is what is due first.
+func (q *queue) next() due { return q.tree[1] }

@@ -18,7 +18,18 @@ const (
 // scaled is v, from 0 to 2^15, as such a number, rounded up: so work of a second at a
 // third of the speed takes three, and not a nanosecond more.
 func scaled(v float64) uint64 {
-	return uint64(math.Ceil(min(max(v, 0)*float64(one), 1<<63)))
+	v *= float64(one)
+	switch {
+	case !(v > 0):
+		return 0
+	case v >= math.MaxInt64:
+		return math.MaxInt64
+	}
+	n := int64(v)
+	if float64(n) < v {
+		n++
+	}
+	return uint64(n)
 }
 
 // nanos is a power as nanojoules a nanosecond.

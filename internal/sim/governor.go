@@ -67,7 +67,12 @@ func (m *Machine) govern(d *domain) {
 		if p.ran && d.util[i] < 1e-6 {
 			d.util[i] = 1e-6
 		}
-		load, util = max(load, busy), max(util, d.util[i])
+		if busy > load { // for numbers that may be no numbers max is slow
+			load = busy
+		}
+		if d.util[i] > util {
+			util = d.util[i]
+		}
 	}
 	d.warm = util > 0.01
 	d.lastAt = m.now

@@ -94,22 +94,23 @@ const gaps = 8
 func (p *cpu) typical() time.Duration {
 	// Sums of what each is longer than the shortest by, which keeps the squares exact.
 	least := slices.Min(p.gaps[:])
-	var sum, squares, longest, second float64
+	var sum, longest, second time.Duration
+	squares := 0.0
 	for _, g := range p.gaps {
-		d := float64(g - least)
-		sum, squares = sum+d, squares+d*d
+		d := g - least
+		sum, squares = sum+d, squares+float64(d)*float64(d)
 		longest, second = max(longest, d), max(second, min(longest, d))
 	}
-	for n := float64(gaps); ; n-- {
-		above := sum / n
+	for n := gaps; ; n-- {
+		above := float64(sum) / float64(n)
 		mean := float64(least) + above
-		if variance := squares/n - above*above; variance <= mean*mean/36 || variance <= 20e3*20e3 {
+		if variance := squares/float64(n) - above*above; variance <= mean*mean/36 || variance <= 20e3*20e3 {
 			return time.Duration(mean)
 		}
 		if n == gaps*3/4 {
 			return never
 		}
-		sum, squares = sum-longest, squares-longest*longest
+		sum, squares = sum-longest, squares-float64(longest)*float64(longest)
 		longest = second
 	}
 }

@@ -37,6 +37,7 @@ type Machine struct {
 	groups     map[string]*cgroup // by path
 	numbered   []*cgroup          // by number; nil where removed
 	tasks      []*task
+	ends       [][]end // of jobs, in pieces, for one that grew would be copied
 	files      map[string]*file
 	dirs       map[string]map[string]bool
 	free       mask    // online cpus without tasks, on cores that do no work
@@ -107,6 +108,7 @@ type domain struct {
 	cpus     []*cpu
 	curve    cpufreq.Curve
 	active   []float64 // nJ/ns of a core at work, by OPP
+	whole    []uint64  // the same
 	static   []uint64  // power of one awake
 	opp      int
 	lo, hi   int             // OPPs in force of the limits
@@ -131,6 +133,12 @@ type island struct {
 	awake, asleep uint64 // power
 }
 
+// A clock is a domain at an operating point.
+type clock struct {
+	domain *domain
+	opp    int
+}
+
 // A task is one thread of a workload. What each event touches comes first.
 type task struct {
 	id        int
@@ -143,8 +151,10 @@ type task struct {
 	power     uint64
 	since     time.Duration
 	due       time.Duration // when it will be done; never unless it runs
-	cpuBound  float64
-	job       Job // that it does, released at At since the machine was made
+	clock     clock         // for which these are:
+	full      float64       // its speed on a core of its own
+	alone     uint64        // the same
+	job       Job           // that it does, released at At since the machine was made
 	ready     bool
 	endless   bool
 	timer     bool
@@ -155,7 +165,6 @@ type task struct {
 	missed    int
 	deadlines int // that have passed or been kept
 	worked    time.Duration
-	latency   []time.Duration
 	backlog   []Job   // released after job
 	waits     *cgroup // for this one's quota
 	w         Workload
@@ -201,7 +210,8 @@ func New(c Config) (*Machine, error) {
 				dom = &domain{id: len(m.cpus), n: len(m.domains), curve: cl.Curve, opp: len(cl.Curve.OPPs) - 1, min: cl.Curve.OPPs[0].Frequency, max: top, governor: governor,
 					setspeed: top, times: make([]time.Duration, len(cl.Curve.OPPs)), sample: sampleEvery}
 				for _, o := range cl.Curve.OPPs {
-					dom.active, dom.static = append(dom.active, nanos(o.Active())), append(dom.static, scaled(nanos(o.Static)))
+					power := nanos(o.Active())
+					dom.active, dom.whole, dom.static = append(dom.active, power), append(dom.whole, scaled(power)), append(dom.static, scaled(nanos(o.Static)))
 				}
 				dom.limit()
 				m.domains = append(m.domains, dom)
@@ -254,7 +264,7 @@ func (m *Machine) Start(w Workload) error {
 		g.attrs = w.Attributes
 	}
 	for i := range max(1, w.Threads) {
-		t := &task{id: len(m.tasks), w: w, group: g, cpuBound: w.CPUBound, began: m.now, endless: w.endless(), timer: w.timer(), jobs: w.Stream(m.seed, m.now, i), due: never}
+		t := &task{id: len(m.tasks), w: w, group: g, began: m.now, endless: w.endless(), timer: w.timer(), jobs: w.Stream(m.seed, m.now, i), due: never}
 		m.tasks = append(m.tasks, t)
 		g.tasks = append(g.tasks, t)
 		m.come(t)
@@ -309,7 +319,7 @@ func (m *Machine) Advance(d time.Duration) {
 	for {
 		kind, at := events, m.nextSecond
 		for k := events - 1; k >= 0; k-- {
-			if next := m.queues[k].next().at; next <= at {
+			if next := m.queues[k].next.at; next <= at {
 				kind, at = k, next
 			}
 		}
@@ -322,7 +332,7 @@ func (m *Machine) Advance(d time.Duration) {
 			m.meter.second(m)
 			m.misfortune()
 		} else {
-			m.happen(kind, m.queues[kind].next().id)
+			m.happen(kind, m.queues[kind].next.id)
 		}
 		m.refresh()
 	}

@@ -40,11 +40,21 @@ func (m *Machine) rate(c *core) {
 		if p.ran {
 			// Hardware threads of a core share its throughput: two do 1.25 times the work
 			// of one, as is typical of SMT. A stall costs what work does.
-			power := p.dom.active[p.dom.opp] / float64(working)
-			pace := p.capacity * (1 + 0.25*float64(working-1)) / float64(working)
+			d, alone := p.dom, working == 1 && len(p.runnable) == 1
+			power := d.active[d.opp] / float64(working)
+			pace := (1 + 0.25*float64(working-1)) / float64(working)
 			for _, t := range p.runnable {
-				share := t.group.weight / p.weight
-				m.pace(t, scaled(share), scaled(share*power), scaled(share*pace/p.dom.curve.Tau(p.dom.opp, t.cpuBound)))
+				if t.clock != (clock{d, d.opp}) {
+					t.clock = clock{d, d.opp}
+					t.full = p.capacity / d.curve.Tau(d.opp, t.w.CPUBound)
+					t.alone = scaled(t.full)
+				}
+				if alone {
+					m.pace(t, one, d.whole[d.opp], t.alone)
+				} else {
+					share := t.group.weight / p.weight
+					m.pace(t, scaled(share), scaled(share*power), scaled(share*pace*t.full))
+				}
 				next = min(next, t.due)
 			}
 		}

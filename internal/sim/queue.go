@@ -9,6 +9,7 @@ import "time"
 type queue struct {
 	size int   // of the first round, a power of two
 	tree []due // the winner of all at 1, the two that it comes from at 2 and 3, and so on
+	next due   // what is due first
 }
 
 type due struct {
@@ -17,7 +18,7 @@ type due struct {
 }
 
 func newQueue(size int) queue {
-	q := queue{1, []due{{never, 0}, {never, 0}}}
+	q := queue{size: 1, tree: []due{{at: never}, {at: never}}, next: due{at: never}}
 	q.grow(size)
 	return q
 }
@@ -41,9 +42,8 @@ func (q *queue) set(id int, at time.Duration) {
 	if id >= q.size {
 		q.grow(id + 1)
 	}
+	tree, d := q.tree, due{at, id}
 	i := q.size + id
-	tree := q.tree
-	d := due{at, id}
 	for tree[i] = d; i > 1; tree[i] = d {
 		// The left neighbour, whose index is even, wins a tie.
 		other := tree[i^1]
@@ -52,10 +52,8 @@ func (q *queue) set(id int, at time.Duration) {
 		}
 		i /= 2
 	}
+	q.next = d
 }
 
 // at is when a thing is due.
 func (q *queue) at(id int) time.Duration { return q.tree[q.size+id].at }
-
-// next is what is due first.
-func (q *queue) next() due { return q.tree[1] }

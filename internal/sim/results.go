@@ -50,6 +50,21 @@ func (t *task) begun(now time.Duration) time.Duration {
 	return t.job.Work - time.Duration(t.remaining(now).whole())
 }
 
+// An end is that of a task's job.
+type end struct {
+	task    int
+	latency time.Duration
+}
+
+func (m *Machine) log(e end) {
+	last := len(m.ends) - 1
+	if last < 0 || len(m.ends[last]) == cap(m.ends[last]) {
+		m.ends = append(m.ends, make([]end, 0, 4096))
+		last++
+	}
+	m.ends[last] = append(m.ends[last], e)
+}
+
 // Jobs are what came of a cgroup's workloads.
 type Jobs struct {
 	// Done, and Missed: those that ended after their deadline, or have not ended though
@@ -75,13 +90,22 @@ func (j Jobs) Quantile(q float64) time.Duration {
 // Jobs returns what came of the workloads by cgroup.
 func (m *Machine) Jobs() map[string]Jobs {
 	out := map[string]Jobs{}
-	for _, t := range m.tasks {
+	latencies := make([][]time.Duration, len(m.tasks))
+	for i, t := range m.tasks {
+		latencies[i] = make([]time.Duration, 0, t.done)
+	}
+	for _, piece := range m.ends {
+		for _, e := range piece {
+			latencies[e.task] = append(latencies[e.task], e.latency)
+		}
+	}
+	for i, t := range m.tasks {
 		j := out[t.w.Cgroup]
 		j.Done += t.done
 		overdue := t.overdue(m.now)
 		j.Missed += t.missed + overdue
 		j.Due += t.deadlines + overdue
-		j.Latencies = append(j.Latencies, t.latency...)
+		j.Latencies = append(j.Latencies, latencies[i]...)
 		j.Work += t.worked + t.begun(m.now)
 		out[t.w.Cgroup] = j
 	}

@@ -14,13 +14,12 @@ type mask []uint64
 
 func newMask(cpus int) mask { return make(mask, (cpus+63)/64) }
 
-func (k mask) has(c cpuset.CPU) bool { return k[c/64]>>(c%64)&1 > 0 }
+func (k mask) has(c cpuset.CPU) bool { return k[uint(c)/64]>>(uint(c)%64)&1 > 0 }
 
 func (k mask) put(c cpuset.CPU, in bool) {
-	if in {
-		k[c/64] |= 1 << (c % 64)
-	} else {
-		k[c/64] &^= 1 << (c % 64)
+	word, bit := &k[uint(c)/64], uint64(1)<<(uint(c)%64)
+	if *word &^= bit; in {
+		*word |= bit
 	}
 }
 
@@ -70,7 +69,7 @@ func (m *Machine) complete(p *cpu) {
 		}
 		t.done++
 		t.worked += t.job.Work
-		t.latency = append(t.latency, m.now-t.job.At)
+		m.log(end{t.id, m.now - t.job.At})
 		if t.job.Due > 0 {
 			t.deadlines++
 			if m.now > t.job.At+t.job.Due+time.Microsecond {

@@ -50,30 +50,22 @@ func (m *Machine) govern(d *domain) {
 	if elapsed <= 0 {
 		return
 	}
-	load, util := 0.0, 0.0
 	speed := d.curve.OPPs[d.opp].Speed
 	decay := sampleDecay
 	if elapsed != sampleEvery {
 		decay = decayOver(elapsed)
 	}
+	// The highest of numbers that are not negative are found by their bits, without branches.
+	longest, highest := time.Duration(0), uint64(0)
 	for i, p := range d.cpus {
-		busy := 0.0
-		if total := m.busyFor(p); total != d.lastBusy[i] {
-			busy = float64(total-d.lastBusy[i]) / float64(elapsed)
-			d.lastBusy[i] = total
-		}
+		total := m.busyFor(p)
+		busy := total - d.lastBusy[i]
+		d.lastBusy[i] = total
 		// Frequency-invariant: what a slow clock does in a second counts less.
-		d.util[i] = d.util[i]*decay + (1-decay)*busy*speed
-		if p.ran && d.util[i] < 1e-6 {
-			d.util[i] = 1e-6
-		}
-		if busy > load { // for numbers that may be no numbers max is slow
-			load = busy
-		}
-		if d.util[i] > util {
-			util = d.util[i]
-		}
+		d.util[i] = d.util[i]*decay + (1-decay)*(float64(busy)/float64(elapsed))*speed
+		longest, highest = max(longest, busy), max(highest, math.Float64bits(d.util[i]))
 	}
+	load, util := float64(longest)/float64(elapsed), math.Float64frombits(highest)
 	d.warm = util > 0.01
 	d.lastAt = m.now
 	m.choose(d, load, util)

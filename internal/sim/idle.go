@@ -55,9 +55,11 @@ func (m *Machine) sleep(p *cpu) {
 	p.slept = m.now
 	gap := never
 	for _, id := range p.timers {
-		if next := m.queues[released].at(id); next > m.now {
-			gap = min(gap, next-m.now)
+		in := m.queues[released].at(id) - m.now
+		if in <= 0 { // it fires
+			in = never
 		}
+		gap = min(gap, in)
 	}
 	state := p.deepest(gap)
 	// What is typical is no shorter than the shortest, and matters only if it forbids

@@ -37,7 +37,7 @@ func (m *Machine) rate(c *core) {
 	for _, p := range c.cpus {
 		m.note(p)
 		next := p.wakes
-		if p.ran {
+		if p.runs > 0 {
 			// Hardware threads of a core share its throughput: two do 1.25 times the work
 			// of one, as is typical of SMT. A stall costs what work does.
 			d, alone := p.dom, working == 1 && len(p.runnable) == 1
@@ -64,14 +64,14 @@ func (m *Machine) rate(c *core) {
 
 // note keeps books of whether a cpu runs, and is awake.
 func (m *Machine) note(p *cpu) {
-	if ran := p.running(); ran != p.ran {
-		if p.ran {
-			p.busy += m.now - p.changed
+	if p.running() != (p.runs > 0) {
+		p.busy = m.busyFor(p)
+		p.runs, p.changed = 1-p.runs, m.now
+		if p.runs == 0 {
 			p.dom.running--
 		} else if p.dom.running++; p.dom.running == 1 && m.queues[sampled].at(p.dom.n) == never {
 			m.queues[sampled].set(p.dom.n, max(p.dom.sample, m.now))
 		}
-		p.ran, p.changed = ran, m.now
 	}
 	if up := p.online && (p.state < 0 || p.pending); up != p.upAs {
 		p.upAs = up
@@ -138,9 +138,4 @@ func (t *task) remaining(now time.Duration) sum {
 }
 
 // busyFor is how long a cpu has run so far.
-func (m *Machine) busyFor(p *cpu) time.Duration {
-	if p.ran {
-		return p.busy + m.now - p.changed
-	}
-	return p.busy
-}
+func (m *Machine) busyFor(p *cpu) time.Duration { return p.busy + p.runs*(m.now-p.changed) }

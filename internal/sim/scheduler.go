@@ -152,7 +152,9 @@ func (t *task) runOn(p *cpu) {
 		return
 	}
 	if t.timer && t.last != nil {
-		t.last.timers = slices.DeleteFunc(t.last.timers, func(id int) bool { return id == t.id })
+		list := t.last.timers
+		list[slices.Index(list, t.id)] = list[len(list)-1]
+		t.last.timers = list[:len(list)-1]
 	}
 	if t.last = p; t.timer && p != nil {
 		p.timers = append(p.timers, t.id)

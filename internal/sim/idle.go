@@ -62,9 +62,9 @@ func (m *Machine) sleep(p *cpu) {
 		gap = min(gap, in)
 	}
 	state := p.deepest(gap)
-	// What is typical is no shorter than the shortest, and matters only if it forbids
-	// the state.
-	if state > 0 && p.woken >= gaps && slices.Min(p.gaps[:]) < p.states[state].least {
+	// What is typical is no shorter than the mean of the shortest, and matters only if it
+	// forbids the state.
+	if state > 0 && p.woken >= gaps && p.shortest() < p.states[state].least {
 		state = p.deepest(min(gap, p.typical()))
 	}
 	m.enter(p, state)
@@ -87,6 +87,16 @@ func (p *cpu) deepest(gap time.Duration) int {
 
 // gaps is how many of the last idle times the idle governor looks at.
 const gaps = 8
+
+// shortest is the mean of the last idle times without the two longest.
+func (p *cpu) shortest() time.Duration {
+	var sum, longest, second time.Duration
+	for _, g := range p.gaps {
+		sum += g
+		longest, second = max(longest, g), max(second, min(longest, g))
+	}
+	return (sum - longest - second) / (gaps - 2)
+}
 
 // typical is the mean of the last idle times, if they agree: their deviation is at most
 // a sixth of it, or 20 us. Where they do not, the longest are left out, up to a quarter;

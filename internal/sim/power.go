@@ -41,8 +41,6 @@ func (m *Machine) rate(c *core) {
 			// Hardware threads of a core share its throughput: two do 1.25 times the work
 			// of one, as is typical of SMT. A stall costs what work does.
 			d, alone := p.dom, working == 1 && len(p.runnable) == 1
-			power := d.active[d.opp] / float64(working)
-			pace := (1 + 0.25*float64(working-1)) / float64(working)
 			for _, t := range p.runnable {
 				if t.clock != (clock{d, d.opp}) {
 					t.clock = clock{d, d.opp}
@@ -52,8 +50,8 @@ func (m *Machine) rate(c *core) {
 				if alone {
 					m.pace(t, one, d.whole[d.opp], t.alone)
 				} else {
-					share := t.group.weight / p.weight
-					m.pace(t, scaled(share), scaled(share*power), scaled(share*pace*t.full))
+					share, n := t.group.weight/p.weight, float64(working)
+					m.pace(t, scaled(share), scaled(share*d.active[d.opp]/n), scaled(share*t.full*(1+0.25*(n-1))/n))
 				}
 				next = min(next, t.due)
 			}

@@ -40,9 +40,13 @@ func (c *core) working() int {
 // touch is called after a cpu's tasks or state have changed.
 func (m *Machine) touch(p *cpu) {
 	m.crowded.put(p.id, len(p.runnable) > 1)
-	quiet := p.core.working() == 0
-	for _, s := range p.core.cpus {
-		m.free.put(s.id, quiet && s.online && len(s.runnable) == 0)
+	if c := p.core; len(c.cpus) == 1 {
+		m.free.put(p.id, p.online && len(p.runnable) == 0)
+	} else {
+		quiet := c.working() == 0
+		for _, s := range c.cpus {
+			m.free.put(s.id, quiet && s.online && len(s.runnable) == 0)
+		}
 	}
 	m.suspect(p.core)
 }

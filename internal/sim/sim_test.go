@@ -323,6 +323,111 @@ func TestConservationAndDeterminism(t *testing.T) {
 	}
 }
 
+// What is read, and where Advance is cut, changes nothing: not a nanojoule.
+func TestReadsChangeNothing(t *testing.T) {
+	for seed := range uint64(12) {
+		var histories [2]string
+		for k := range histories {
+			c := hostile(seed)
+			c.Faults = Faults{Foreign: 0.2, Hotplug: 0.1, Churn: 0.1} // of reads and writes chance is consumed
+			m := machine(t, c)
+			m.set(t, cgroupDir+"/p/cpu.max", "70000 100000")
+			m.set(t, cgroupDir+"/p/b/cpu.weight", "30")
+			if k == 0 {
+				m.Advance(40 * time.Second)
+			}
+			for step := 0; m.Elapsed() < 40*time.Second; step++ {
+				m.Advance(min(time.Duration(1+step*step%1999)*time.Millisecond/3, 40*time.Second-m.Elapsed()))
+				for name := range m.files {
+					m.ReadFile(name) //nolint:errcheck // of an offline cpu
+				}
+				m.Energy()
+				m.Jobs()
+				m.Activity()
+				m.Knobs()
+			}
+			knobs := m.Knobs()
+			for _, name := range slices.Sorted(maps.Keys(m.files)) {
+				data, err := m.ReadFile(name)
+				histories[k] += fmt.Sprintln(name, string(data), err, knobs[name])
+			}
+			total, base, groups := m.Energy()
+			histories[k] += fmt.Sprintln(total, base, groups, m.Activity())
+			jobs := m.Jobs()
+			for _, name := range slices.Sorted(maps.Keys(jobs)) {
+				histories[k] += fmt.Sprintln(name, jobs[name])
+			}
+		}
+		if diff := cmp.Diff(histories[0], histories[1]); diff != "" {
+			t.Fatalf("seed %d: %s", seed, diff)
+		}
+	}
+}
+
+// A queue gives what a sorted list would.
+func TestQueue(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	q := newQueue(3)
+	at := map[int]time.Duration{}
+	for range 20000 {
+		id, when := rng.IntN(100), time.Duration(rng.IntN(50))
+		if rng.IntN(3) == 0 {
+			when = never
+		}
+		q.set(id, when)
+		at[id] = when
+		want := due{at: never}
+		for id, when := range at {
+			if when < want.at || when == want.at && id < want.id {
+				want = due{when, id}
+			}
+		}
+		if q.at(id) != when || q.next.at != want.at || want.at < never && q.next.id != want.id {
+			t.Fatalf("next is %+v, want %+v", q.next, want)
+		}
+	}
+}
+
+// Sums are those of whole numbers, in pieces of any length.
+func TestSum(t *testing.T) {
+	rate := scaled(1.0 / 3)
+	var pieces sum
+	for range 1000 {
+		pieces = pieces.plus(rate, 3*time.Hour)
+	}
+	if all := (sum{}).plus(rate, 3000*time.Hour); pieces != all || all.whole()-int64(1000*time.Hour) > 100 {
+		t.Errorf("%v in pieces, %v at once", pieces.whole(), all.whole())
+	}
+	for _, tt := range []struct {
+		left int64
+		rate float64
+		want time.Duration
+	}{{0, 1, 0}, {1e9, 1, 1e9}, {1e9, 1.0 / 3, 3e9}, {1, 0.3, 4}, {1, 0, never}, {int64(never), 1e-9, never}} {
+		if got := after(0, sumOf(tt.left).over(scaled(tt.rate))); got != tt.want {
+			t.Errorf("%d at %g lasts %d, want %d", tt.left, tt.rate, got, tt.want)
+		}
+	}
+	if got := sumOf(5).minus(sumOf(7)); got != (sum{}) {
+		t.Errorf("5 - 7 = %v", got.whole())
+	}
+}
+
+// Who waits for quota and is moved out of it runs.
+func TestMovedWhileThrottled(t *testing.T) {
+	m := machine(t, Config{Workloads: []Workload{{Cgroup: "t"}, {Cgroup: "free", Period: time.Hour, Work: 1}}})
+	m.set(t, cgroupDir+"/t/cpu.max", "1000 1000000")
+	m.Advance(500 * time.Millisecond)
+	m.set(t, cgroupDir+"/free/cgroup.procs", "1000")
+	m.Advance(time.Second)
+	if got := m.find("free").used(m.now); got < 999*time.Millisecond {
+		t.Errorf("it ran %v of a second", got)
+	}
+	m.Advance(time.Second)
+	if n := len(m.cpus[0].runnable) + len(m.cpus[1].runnable); n != 1 {
+		t.Errorf("one task runs %d times", n)
+	}
+}
+
 func FuzzWrite(f *testing.F) {
 	f.Add(uint8(0), "1000000")
 	f.Add(uint8(9), "max 100000")

@@ -44,11 +44,14 @@ func (m *Machine) addErr(name string, read func() (string, error), write func(st
 
 func (m *Machine) link(name string) {
 	for name != "." {
-		dir := path.Dir(name)
+		dir, base := path.Dir(name), path.Base(name)
+		if m.dirs[dir][base] {
+			return
+		}
 		if m.dirs[dir] == nil {
 			m.dirs[dir] = map[string]bool{}
 		}
-		m.dirs[dir][path.Base(name)] = true
+		m.dirs[dir][base] = true
 		name = dir
 	}
 }

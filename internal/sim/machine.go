@@ -38,7 +38,6 @@ type Machine struct {
 	groups     map[string]*cgroup // by path
 	numbered   []*cgroup          // by number; nil where removed
 	tasks      []*task
-	ends       [][]end // of jobs, in pieces, for one that grew would be copied
 	files      map[string]*file
 	dirs       map[string]map[string]bool
 	free       mask    // online cpus without tasks, on cores that do no work
@@ -166,8 +165,10 @@ type task struct {
 	missed    int
 	deadlines int // that have passed or been kept
 	worked    time.Duration
-	backlog   []Job   // released after job
-	waits     *cgroup // for this one's quota
+	latencies []time.Duration   // of the last jobs done
+	earlier   [][]time.Duration // and before: in pieces, for one that grew would be copied
+	backlog   []Job             // released after job
+	waits     *cgroup           // for this one's quota
 	w         Workload
 }
 

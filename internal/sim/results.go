@@ -50,19 +50,15 @@ func (t *task) begun(now time.Duration) time.Duration {
 	return t.job.Work - time.Duration(t.remaining(now).whole())
 }
 
-// An end is that of a task's job.
-type end struct {
-	task    int
-	latency time.Duration
-}
-
-func (m *Machine) log(e end) {
-	last := len(m.ends) - 1
-	if last < 0 || len(m.ends[last]) == cap(m.ends[last]) {
-		m.ends = append(m.ends, make([]end, 0, 4096))
-		last++
+// log keeps the response time of a job.
+func (t *task) log(d time.Duration) {
+	if len(t.latencies) == cap(t.latencies) {
+		if len(t.latencies) > 0 {
+			t.earlier = append(t.earlier, t.latencies)
+		}
+		t.latencies = make([]time.Duration, 0, min(16+t.done, 512))
 	}
-	m.ends[last] = append(m.ends[last], e)
+	t.latencies = append(t.latencies, d)
 }
 
 // Jobs are what came of a cgroup's workloads.
@@ -90,22 +86,16 @@ func (j Jobs) Quantile(q float64) time.Duration {
 // Jobs returns what came of the workloads by cgroup.
 func (m *Machine) Jobs() map[string]Jobs {
 	out := map[string]Jobs{}
-	latencies := make([][]time.Duration, len(m.tasks))
-	for i, t := range m.tasks {
-		latencies[i] = make([]time.Duration, 0, t.done)
-	}
-	for _, piece := range m.ends {
-		for _, e := range piece {
-			latencies[e.task] = append(latencies[e.task], e.latency)
-		}
-	}
-	for i, t := range m.tasks {
+	for _, t := range m.tasks {
 		j := out[t.w.Cgroup]
 		j.Done += t.done
 		overdue := t.overdue(m.now)
 		j.Missed += t.missed + overdue
 		j.Due += t.deadlines + overdue
-		j.Latencies = append(j.Latencies, latencies[i]...)
+		for _, piece := range t.earlier {
+			j.Latencies = append(j.Latencies, piece...)
+		}
+		j.Latencies = append(j.Latencies, t.latencies...)
 		j.Work += t.worked + t.begun(m.now)
 		out[t.w.Cgroup] = j
 	}

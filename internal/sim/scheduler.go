@@ -73,7 +73,7 @@ func (m *Machine) complete(p *cpu) {
 		}
 		t.done++
 		t.worked += t.job.Work
-		m.log(end{t.id, m.now - t.job.At})
+		t.log(m.now - t.job.At)
 		if t.job.Due > 0 {
 			t.deadlines++
 			if m.now > t.job.At+t.job.Due+time.Microsecond {

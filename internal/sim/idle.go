@@ -54,8 +54,9 @@ func (m *Machine) awake(p *cpu) {
 func (m *Machine) sleep(p *cpu) {
 	p.slept = m.now
 	gap := never
+	releases := m.queues[released].all()
 	for _, id := range p.timers {
-		in := m.queues[released].at(id) - m.now
+		in := releases[id].at - m.now
 		if in <= 0 { // it fires
 			in = never
 		}
@@ -91,7 +92,7 @@ const gaps = 8
 // shortest is the mean of the last idle times without the two longest.
 func (p *cpu) shortest() time.Duration {
 	var sum, longest, second time.Duration
-	for _, g := range p.gaps {
+	for _, g := range p.gaps[:] {
 		sum += g
 		longest, second = max(longest, g), max(second, min(longest, g))
 	}
@@ -108,7 +109,7 @@ func (p *cpu) typical() time.Duration {
 	least := slices.Min(p.gaps[:])
 	var sum, longest, second time.Duration
 	squares := 0.0
-	for _, g := range p.gaps {
+	for _, g := range p.gaps[:] {
 		d := g - least
 		sum, squares = sum+d, squares+float64(d)*float64(d)
 		longest, second = max(longest, d), max(second, min(longest, d))

@@ -233,7 +233,7 @@ func New(c Config) (*Machine, error) {
 		d.lastBusy, d.util = make([]time.Duration, len(d.cpus)), make([]float64, len(d.cpus))
 	}
 	for k, size := range [events]int{changed: len(m.cpus), sampled: len(m.domains)} {
-		m.queues[k] = newQueue(size)
+		m.queues[k] = newQueue(k, size)
 	}
 	m.free, m.crowded = newMask(len(m.cpus)), newMask(len(m.cpus))
 	m.root = m.newCgroup(nil, "")
@@ -324,7 +324,7 @@ func (m *Machine) Advance(d time.Duration) {
 		// Time and kind in one number: its minimum is found without branches.
 		first := m.nextSecond<<kindBits | events
 		for k := range m.queues {
-			first = min(first, m.queues[k].next.at<<kindBits|time.Duration(k))
+			first = min(first, m.queues[k].key)
 		}
 		at, kind := first>>kindBits, int(first&(1<<kindBits-1))
 		if at > end {

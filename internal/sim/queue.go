@@ -10,6 +10,8 @@ type queue struct {
 	size int   // of the first round, a power of two
 	tree []due // the winner of all at 1, the two that it comes from at 2 and 3, and so on
 	next due   // what is due first
+	kind time.Duration
+	key  time.Duration // when that is, and the kind
 }
 
 type due struct {
@@ -17,8 +19,8 @@ type due struct {
 	id int
 }
 
-func newQueue(size int) queue {
-	q := queue{size: 1, tree: []due{{at: never}, {at: never}}, next: due{at: never}}
+func newQueue(kind, size int) queue {
+	q := queue{kind: time.Duration(kind), size: 1, tree: []due{{at: never}, {at: never}}, next: due{at: never}}
 	q.grow(size)
 	return q
 }
@@ -35,6 +37,7 @@ func (q *queue) grow(size int) {
 	for _, d := range old {
 		q.set(d.id, d.at)
 	}
+	q.set(0, q.at(0))
 }
 
 // set makes a thing due at a time, at never not at all.
@@ -52,8 +55,11 @@ func (q *queue) set(id int, at time.Duration) {
 		}
 		i /= 2
 	}
-	q.next = d
+	q.next, q.key = d, d.at<<kindBits|q.kind
 }
 
 // at is when a thing is due.
 func (q *queue) at(id int) time.Duration { return q.tree[q.size+id].at }
+
+// all are the things by number.
+func (q *queue) all() []due { return q.tree[q.size:] }

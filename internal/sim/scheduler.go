@@ -171,7 +171,7 @@ func (m *Machine) leave(t *task) {
 	m.pace(t, 0, 0, 0)
 	t.cpu = nil
 	i := slices.Index(p.runnable, t)
-	p.runnable = slices.Delete(p.runnable, i, i+1)
+	p.runnable = p.runnable[:i+copy(p.runnable[i:], p.runnable[i+1:])]
 	p.weight -= t.group.weight
 }
 

@@ -367,7 +367,7 @@ func TestReadsChangeNothing(t *testing.T) {
 // A queue gives what a sorted list would.
 func TestQueue(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
-	q := newQueue(3)
+	q := newQueue(0, 3)
 	at := map[int]time.Duration{}
 	for range 20000 {
 		id, when := rng.IntN(100), time.Duration(rng.IntN(50))

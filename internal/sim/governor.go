@@ -58,12 +58,13 @@ func (m *Machine) govern(d *domain) {
 	// The highest of numbers that are not negative are found by their bits, without branches.
 	longest, highest := time.Duration(0), uint64(0)
 	for i, p := range d.cpus {
+		s := &d.samples[i]
 		total := m.busyFor(p)
-		busy := total - d.lastBusy[i]
-		d.lastBusy[i] = total
+		busy := total - s.busy
+		s.busy = total
 		// Frequency-invariant: what a slow clock does in a second counts less.
-		d.util[i] = d.util[i]*decay + (1-decay)*(float64(busy)/float64(elapsed))*speed
-		longest, highest = max(longest, busy), max(highest, math.Float64bits(d.util[i]))
+		s.util = s.util*decay + (1-decay)*(float64(busy)/float64(elapsed))*speed
+		longest, highest = max(longest, busy), max(highest, math.Float64bits(s.util))
 	}
 	load, util := float64(longest)/float64(elapsed), math.Float64frombits(highest)
 	d.warm = util > 0.01

@@ -122,9 +122,14 @@ type domain struct {
 	running  int           // cpus
 	warm     bool          // the utilisation of one has not decayed
 	sample   time.Duration // next governor sample
-	lastBusy []time.Duration
 	lastAt   time.Duration
-	util     []float64
+	samples  []sample // of the cpus
+}
+
+// A sample is what a governor has seen of a cpu.
+type sample struct {
+	busy time.Duration // until then
+	util float64
 }
 
 type island struct {
@@ -230,7 +235,7 @@ func New(c Config) (*Machine, error) {
 		}
 	}
 	for _, d := range m.domains {
-		d.lastBusy, d.util = make([]time.Duration, len(d.cpus)), make([]float64, len(d.cpus))
+		d.samples = make([]sample, len(d.cpus))
 	}
 	for k, size := range [events]int{changed: len(m.cpus), sampled: len(m.domains)} {
 		m.queues[k] = newQueue(k, size)

@@ -428,6 +428,24 @@ func TestMovedWhileThrottled(t *testing.T) {
 	}
 }
 
+// Masks and queues hold more cpus than a word has bits.
+func TestManyCPUs(t *testing.T) {
+	spec := FromCurve("wide", ladder(), c6(), 10, 16, units.Watt)
+	for i := range spec.Clusters {
+		spec.Clusters[i].Threads = 2
+	}
+	m := machine(t, Config{Spec: spec, Workloads: []Workload{{Cgroup: "a", Threads: 200}, {Cgroup: "b", Threads: 3}}})
+	m.set(t, cgroupDir+"/a/cpuset.cpus", "0-199")
+	m.set(t, cgroupDir+"/b/cpuset.cpus", "300,302-303")
+	m.Advance(time.Second)
+	if a, b := m.find("a").used(m.now), m.find("b").used(m.now); a < 199*time.Second || b < 2990*time.Millisecond {
+		t.Errorf("a ran %v, b %v", a, b)
+	}
+	if busy := m.busyFor(m.cpus[300]) + m.busyFor(m.cpus[302]) + m.busyFor(m.cpus[303]); busy < 2990*time.Millisecond {
+		t.Errorf("b's cpus were busy for %v", busy)
+	}
+}
+
 func FuzzWrite(f *testing.F) {
 	f.Add(uint8(0), "1000000")
 	f.Add(uint8(9), "max 100000")

@@ -326,7 +326,7 @@ func (m *Machine) Advance(d time.Duration) {
 	end := m.now + d
 	m.refresh()
 	for {
-		// Time and kind in one number: its minimum is found without branches.
+		// Time and kind are in one number, whose minimum is found without branches.
 		first := m.nextSecond<<kindBits | events
 		for k := range m.queues {
 			first = min(first, m.queues[k].key)

@@ -10,8 +10,8 @@ type queue struct {
 	size int   // of the first round, a power of two
 	tree []due // the winner of all at 1, the two that it comes from at 2 and 3, and so on
 	next due   // what is due first
+	key  time.Duration // when that is, and the kind: the least of several queues' is first
 	kind time.Duration
-	key  time.Duration // when that is, and the kind
 }
 
 type due struct {
@@ -20,7 +20,7 @@ type due struct {
 }
 
 func newQueue(kind, size int) queue {
-	q := queue{kind: time.Duration(kind), size: 1, tree: []due{{at: never}, {at: never}}, next: due{at: never}}
+	q := queue{kind: time.Duration(kind), size: 1, tree: []due{{at: never}, {at: never}}}
 	q.grow(size)
 	return q
 }
@@ -37,7 +37,7 @@ func (q *queue) grow(size int) {
 	for _, d := range old {
 		q.set(d.id, d.at)
 	}
-	q.set(0, q.at(0))
+	q.set(0, q.at(0)) // whoever was there, for next and key
 }
 
 // set makes a thing due at a time, at never not at all.

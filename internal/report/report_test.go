@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/powerd/powerd/configs"
 	"github.com/powerd/powerd/internal/bench"
 	"github.com/powerd/powerd/internal/loads"
 	"github.com/powerd/powerd/internal/units"

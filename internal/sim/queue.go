@@ -7,9 +7,9 @@ import "time"
 // thing that changes plays as many rounds as there are, without a branch that depends on
 // the outcome, for every other one would be mispredicted.
 type queue struct {
-	size int   // of the first round, a power of two
-	tree []due // the winner of all at 1, the two that it comes from at 2 and 3, and so on
-	next due   // what is due first
+	size int           // of the first round, a power of two
+	tree []due         // the winner of all at 1, the two that it comes from at 2 and 3, and so on
+	next due           // what is due first
 	key  time.Duration // when that is, and the kind: the least of several queues' is first
 	kind time.Duration
 }

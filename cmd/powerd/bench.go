@@ -63,7 +63,7 @@ On a simulated machine joules are modelled.`,
 	fl := cmd.Flags()
 	fl.StringVar(&machine, "machine", "sim", "where: sim, a simulated machine")
 	fl.StringVar(&config, "config", "", "policy file of powerd (default: the one that powerd comes with)")
-	fl.StringVar(&platform, "platform", "", "machines, separated by commas (default all that powerd comes with)")
+	fl.StringVar(&platform, "platform", "", "machines, separated by commas (default all of one kind of core that powerd comes with)")
 	fl.StringVar(&load, "load", "", "loads, separated by commas: "+strings.Join(loads.Names(), ", ")+", or files (default all named)")
 	fl.StringVar(&shared, "shared", "0,10,30", "power around a cluster while it is awake, in percent of its cores' at their fastest")
 	fl.StringVar(&policy, "policy", strings.Join(append(append([]string{bench.Powerd}, bench.Governors...), bench.Oracle), ","), "policies, separated by commas")

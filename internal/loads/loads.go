@@ -106,7 +106,7 @@ func batch(cores float64, _ time.Duration, rng *rand.Rand) (out []Container) {
 					at += every
 					return j, true
 				}
-			}}, 2)})
+			}}, 2.4)})
 	}
 	return out
 }

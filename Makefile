@@ -3,7 +3,7 @@
 
 GO ?= go
 
-.PHONY: all build test check setup fuzz bench conformance bench-runtime clean
+.PHONY: all build test check setup fuzz bench energy conformance bench-runtime clean
 
 all: build
 
@@ -28,6 +28,10 @@ fuzz: ## every fuzz target, FUZZTIME each
 
 bench: ## the cost of a tick on 128 cpus and 200 containers
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/daemon ./placement
+
+energy: build ## powerd against governors and the limit on every simulated machine: writes docs/energy.md
+	{ printf '# What powerd saves (modelled)\n\nMade on %s by `make energy`. [benchmarks.md](benchmarks.md) says what it means.\n\n' "$$(date -I)"; \
+	./powerd bench -o markdown; } > docs/energy.md
 
 conformance: setup ## powerd-oci beside runc and crun: writes docs/oci-conformance.md
 	$(GO) test -count=1 -timeout 60m -run TestValidation -v ./internal/conformance -update

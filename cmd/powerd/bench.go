@@ -59,7 +59,7 @@ On a simulated machine joules are modelled.`,
 		Example: "  powerd bench --platform rk3399-a72 --load web,media --shared 0,30\n  powerd bench --html bench.html\n  powerd bench -o gobench > new.txt && benchstat old.txt new.txt",
 		Args:    noArgs,
 	}
-	output := outputFlag(cmd, "table", "json", "gobench")
+	output := outputFlag(cmd, "table", "markdown", "json", "gobench")
 	fl := cmd.Flags()
 	fl.StringVar(&machine, "machine", "sim", "where: sim, a simulated machine")
 	fl.StringVar(&config, "config", "", "policy file of powerd (default: the one that powerd comes with)")
@@ -116,6 +116,8 @@ On a simulated machine joules are modelled.`,
 			return u.json(out)
 		case "gobench":
 			u.gobench(out)
+		case "markdown":
+			u.benchMarkdown(out, policies)
 		default:
 			u.bench(out, policies)
 		}
@@ -214,8 +216,34 @@ func (u *ui) gobench(b jsonBench) {
 
 // bench prints rows for people.
 func (u *ui) bench(b jsonBench, policies []string) {
+	u.table(benchTable(b, policies))
+	u.printf("\n%s\n", strings.Join(benchNotes(b), "\n"))
+}
+
+// benchMarkdown prints them for a document.
+func (u *ui) benchMarkdown(b jsonBench, policies []string) {
+	for i, row := range benchTable(b, policies) {
+		u.printf("| %s |\n", strings.Join(row, " | "))
+		if i == 0 {
+			u.printf("|%s\n", strings.Repeat("---|", len(row)))
+		}
+	}
+	u.printf("\n%s\n", strings.Join(benchNotes(b), "\n\n"))
+}
+
+func benchNotes(b jsonBench) []string {
+	return []string{
+		"Energy as a multiple of the limit, which knows the future; late: over 1 % of the deadlines missed, or p99 beyond its bound.",
+		b.Summary.String() + ".",
+		fmt.Sprintf("Joules are %s; seed %d, %v on the machine's clock, version %s.", b.Rows[0].Kind, b.Rows[0].Seed, b.Span, b.Version),
+	}
+}
+
+// benchTable has a row for each case, the first being the heads of the columns.
+func benchTable(b jsonBench, policies []string) [][]string {
 	head := append([]string{"machine", "load", "limit"}, policies...)
-	if slices.Contains(policies, bench.Powerd) {
+	judged := slices.Contains(policies, bench.Powerd)
+	if judged {
 		head = append(head, "powerd against the best of "+strings.Join(bench.Rivals, ", "))
 	}
 	rows := [][]string{head}
@@ -229,12 +257,12 @@ func (u *ui) bench(b jsonBench, policies []string) {
 			if r.Limit > 0 {
 				cell = fmt.Sprintf("%.3f", float64(o.Energy)/1e6/r.Limit)
 			}
-			if r.OverLimit(o) == 0 && r.Limit > 0 {
+			if o.Late() {
 				cell += " late"
 			}
 			row = append(row, cell)
 		}
-		if slices.Contains(policies, bench.Powerd) {
+		if judged {
 			v := r.Verdict
 			switch {
 			case v.Why != "":
@@ -247,8 +275,5 @@ func (u *ui) bench(b jsonBench, policies []string) {
 		}
 		rows = append(rows, row)
 	}
-	u.table(rows)
-	u.printf("\nenergy as a multiple of the limit, which knows the future; late: over 1 %% of the deadlines missed, or p99 beyond its bound\n")
-	u.printf("%s\n", b.Summary)
-	u.printf("joules are %s; seed %d, %v on the machine's clock, version %s\n", b.Rows[0].Kind, b.Rows[0].Seed, b.Span, b.Version)
+	return rows
 }

@@ -150,3 +150,33 @@ func TestVerdict(t *testing.T) {
 		}
 	}
 }
+
+// On machines whose critical clocks lie low, in the middle and at the top, powerd is never
+// worse than the best governor. The whole table is docs/energy.md.
+func TestPromise(t *testing.T) {
+	var cases []Case
+	for _, platform := range []string{"rk3399-a72", "hi3660-a53", "r8a774a1-a57", "xeon-2-sockets"} {
+		for _, load := range []string{"media", "web", "trace", "jobs"} {
+			for _, shared := range []float64{0, 0.3} {
+				c := newCase(t, platform, load, shared, 33*time.Second, 1)
+				c.Warm = 3 * time.Second
+				cases = append(cases, c)
+			}
+		}
+	}
+	rows, err := Compare(t.Context(), cases, append([]string{Powerd}, Rivals...), standard(t), func(Row) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rows {
+		v := r.Verdict()
+		own, _ := r.Result(Powerd)
+		t.Logf("%s, %s: %.3f of %s, %.3f of the limit", r.Machine, r.Load, v.Ratio, v.Rival, r.OverLimit(own))
+		if !v.Kept {
+			t.Errorf("%s, %s: %s", r.Machine, r.Load, v.Why)
+		}
+		if x := r.OverLimit(own); x != 0 && x < 1 {
+			t.Errorf("%s, %s: %.4f of the limit", r.Machine, r.Load, x)
+		}
+	}
+}

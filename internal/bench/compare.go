@@ -25,6 +25,7 @@ type Row struct {
 	Machine string  `json:"machine"`
 	Load    string  `json:"load"`
 	Fluid   bool    `json:"fluid"`
+	Shared  bool    `json:"shared"` // its cores have power in common
 	Cores   float64 `json:"cores"`
 	Seed    uint64  `json:"seed"`
 	// Kind is "modelled" or "measured": where the joules come from.
@@ -147,7 +148,7 @@ feed:
 }
 
 func (c Case) compare(ctx context.Context, policies []string, config configs.Config) (Row, error) {
-	row := Row{Machine: c.Machine.Name, Load: c.Load.Name, Fluid: c.Load.Fluid, Cores: c.Machine.Cores(), Seed: c.Seed, Kind: "modelled"}
+	row := Row{Machine: c.Machine.Name, Load: c.Load.Name, Fluid: c.Load.Fluid, Shared: c.Machine.shared(), Cores: c.Machine.Cores(), Seed: c.Seed, Kind: "modelled"}
 	var err error
 	if row.Limit, err = c.Limit(); err != nil {
 		return row, err
@@ -198,6 +199,9 @@ type Summary struct {
 	// beforehand or comes evenly, MedianOther in the others; 0 without any.
 	MedianFluid float64 `json:"median_x_limit_fluid"`
 	MedianOther float64 `json:"median_x_limit_other"`
+	// MedianAlone is the median of all cases whose cores share no power: there no work has
+	// to wait for other work to save any.
+	MedianAlone float64 `json:"median_x_limit_alone"`
 	// MedianRatio is powerd's median energy over that of the best rival, WorstRatio the
 	// highest of them.
 	MedianRatio float64 `json:"median_ratio"`
@@ -206,7 +210,7 @@ type Summary struct {
 
 // Summarise counts.
 func Summarise(rows []Row) (s Summary) {
-	var fluid, other, ratios []float64
+	var fluid, other, alone, ratios []float64
 	for _, r := range rows {
 		own, ok := r.Result(Powerd)
 		if !ok {
@@ -222,6 +226,9 @@ func Summarise(rows []Row) (s Summary) {
 			s.WorstRatio = max(s.WorstRatio, v.Ratio)
 		}
 		if x := r.OverLimit(own); x > 0 {
+			if !r.Shared {
+				alone = append(alone, x)
+			}
 			if r.Fluid {
 				fluid = append(fluid, x)
 			} else {
@@ -229,7 +236,7 @@ func Summarise(rows []Row) (s Summary) {
 			}
 		}
 	}
-	s.MedianFluid, s.MedianOther, s.MedianRatio = median(fluid), median(other), median(ratios)
+	s.MedianFluid, s.MedianOther, s.MedianAlone, s.MedianRatio = median(fluid), median(other), median(alone), median(ratios)
 	return s
 }
 
@@ -243,6 +250,6 @@ func median(v []float64) float64 {
 
 // String tells a summary in one line.
 func (s Summary) String() string {
-	return fmt.Sprintf("powerd keeps its promise in %d of %d cases; median x-limit %.3f (fluid and known jobs), %.3f (others); energy over the best governor: median %.3f, worst %.3f",
-		s.Kept, s.Cases, s.MedianFluid, s.MedianOther, s.MedianRatio, s.WorstRatio)
+	return fmt.Sprintf("powerd keeps its promise in %d of %d cases; median x-limit %.3f (fluid and known jobs), %.3f (others), and with nothing shared %.3f; energy over the best governor: median %.3f, worst %.3f",
+		s.Kept, s.Cases, s.MedianFluid, s.MedianOther, s.MedianAlone, s.MedianRatio, s.WorstRatio)
 }

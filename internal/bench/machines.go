@@ -116,3 +116,8 @@ func (m Machine) Cores() (n float64) {
 	}
 	return n
 }
+
+// shared tells whether cores have power in common.
+func (m Machine) shared() bool {
+	return slices.ContainsFunc(m.Spec.Clusters, func(c sim.Cluster) bool { return c.Shared > c.Asleep })
+}

@@ -158,7 +158,7 @@ func TestPromise(t *testing.T) {
 	for _, platform := range []string{"rk3399-a72", "hi3660-a53", "r8a774a1-a57", "xeon-2-sockets"} {
 		for _, load := range []string{"media", "web", "trace", "jobs"} {
 			for _, shared := range []float64{0, 0.3} {
-				c := newCase(t, platform, load, shared, 33*time.Second, 1)
+				c := newCase(t, platform, load, shared, 63*time.Second, 1)
 				c.Warm = 3 * time.Second
 				cases = append(cases, c)
 			}

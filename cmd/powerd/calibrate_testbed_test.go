@@ -112,7 +112,11 @@ func TestCalibrate(t *testing.T) {
 			continue
 		}
 		known[p.Name]++
-		if !ok || math.Abs(*p.Value-want) > 0.05*want {
+		within := 0.05
+		if p.Name == calibrate.NameSpeed {
+			within = 0.1 // see above: 3 to 5 % are the node's own
+		}
+		if !ok || math.Abs(*p.Value-want) > within*want {
 			t.Errorf("%s %s is %.4g, the truth is %.4g", p.Name, at, *p.Value, want)
 		}
 	}

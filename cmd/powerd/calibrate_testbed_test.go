@@ -37,7 +37,7 @@ func TestCalibrate(t *testing.T) {
 	cfg := testbed.Config{CoresPerSocket: 2, Domains: []cpuset.Set{cpuset.Range(0, 1)}, Curve: truth, Meter: true,
 		// What firmware says is wrong: the calibration must not go by it.
 		PSSPower:  []units.Power{4000 * units.Milliwatt, 4100 * units.Milliwatt, 4200 * units.Milliwatt, 4300 * units.Milliwatt, 4400 * units.Milliwatt},
-		IdlePower: 30 * units.Milliwatt, Base: 3000 * units.Milliwatt, HostShare: 0.6,
+		IdlePower: 30 * units.Milliwatt, Base: 3000 * units.Milliwatt, HostShare: 0.7,
 		Files: map[string]string{"/bin/powerd": staticBinary(t)}}
 	g := guestNode{testbed.Start(t, cfg), t}
 	first := g.tunables()
@@ -112,7 +112,11 @@ func TestCalibrate(t *testing.T) {
 			continue
 		}
 		known[p.Name]++
-		if !ok || math.Abs(*p.Value-want) > 0.05*want {
+		within := 0.05
+		if p.Name == calibrate.NameSpeed {
+			within = 0.1 // see above: 3 to 5 % are the node's own
+		}
+		if !ok || math.Abs(*p.Value-want) > within*want {
 			t.Errorf("%s %s is %.4g, the truth is %.4g", p.Name, at, *p.Value, want)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -217,7 +218,10 @@ func (r *run) measure(ctx context.Context, p Point) (Observation, error) {
 	obs := Observation{Point: m.describe(p), Kind: p.Kind, Clock: p.Clock, Workers: p.Work.Len(), Memory: p.Memory}
 	obs.Power, obs.Error = mean(powers)
 	if obs.Workers > 0 {
-		obs.Rate, obs.RateError = mean(rates)
+		// What disturbs work only slows it, now and then: the median is of the
+		// undisturbed, and of even scatter its error is 1.25 times the mean's.
+		_, err := mean(rates)
+		obs.Rate, obs.RateError = median(rates), 1.25*err
 	}
 	obs.Terms, obs.Stray = m.terms(p, func(c cpuset.CPU, state int) float64 {
 		at := slot{c, state}
@@ -226,24 +230,24 @@ func (r *run) measure(ctx context.Context, p Point) (Observation, error) {
 	return obs, nil
 }
 
-// A window is cut into parts to see how they scatter: as many as a gauge averages, or fewer
-// where nothing works, for reading it is work, which it would show.
+// A window is cut into parts to see how they scatter. Reading a meter is work, which it
+// shows: while nothing else works it is read seldom.
 const (
-	parts     = 6
-	mostParts = 30
+	parts  = 10
+	seldom = 600 * time.Millisecond
 )
 
 // window reads the meter, in microwatts, and the work by second that a worker ran, part by
 // part.
 func (r *run) window(ctx context.Context, busy bool) (powers, rates []float64, err error) {
 	n := parts
-	if r.Machine.Pace > 0 {
-		most := parts
-		if busy { // the reader shares a worker's cpu: nothing is awake for it alone
-			most = mostParts
-		}
-		n = min(max(2, int(r.Plan.Window/r.Machine.Pace)), most)
+	if r.Machine.Pace > 0 { // between two of its averages a gauge tells nothing new
+		n = min(n, int(r.Plan.Window/r.Machine.Pace))
 	}
+	if !busy { // else the reader shares a worker's cpu, and nothing is awake for it alone
+		n = min(n, int(r.Plan.Window/seldom))
+	}
+	n = max(n, 2)
 	last, err := r.read(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -298,6 +302,15 @@ func mean(values []float64) (m, err float64) {
 		err += (v - m) * (v - m)
 	}
 	return m, math.Sqrt(err / (n - 1) / n)
+}
+
+// median returns the middle value, of an even number the mean of both; 0 of none.
+func median(values []float64) float64 {
+	v := slices.Sorted(slices.Values(values))
+	if len(v) == 0 {
+		return 0
+	}
+	return (v[len(v)/2] + v[(len(v)-1)/2]) / 2
 }
 
 // clocks sets every policy: those of the kind under test to the point's clock, the others

@@ -1,3 +1,5 @@
+//go:build !powerd_oci
+
 package main
 
 // What calibrate prints, by the rules of ui.go.

@@ -195,6 +195,11 @@ func (r *reading) power(name string, cpus *cpuset.Set, clock units.Frequency, st
 		p.State = &state
 	}
 	value, err, blame := r.f.estimate(l)
+	if why := r.fixed(l); why != "" && blame == nil && err > math.Abs(value) {
+		p.Why = why // nobody could see to it that points differ in it
+		r.out.Parameters = append(r.out.Parameters, p)
+		return 0, 0, false
+	}
 	if blame == nil {
 		r.add(p, value, err)
 		return value, err, true
@@ -202,6 +207,17 @@ func (r *reading) power(name string, cpus *cpuset.Set, clock units.Frequency, st
 	p.Why = r.because(l, blame)
 	r.out.Parameters = append(r.out.Parameters, p)
 	return 0, 0, false
+}
+
+// fixed says why idle states could not be chosen where a combination is of one; "" if they
+// could, or it is not.
+func (r *reading) fixed(l combination) string {
+	for p := range l {
+		if p.Kind < len(r.m.Kinds) && (p.Role == Idle || p.Role == Kept) {
+			return r.m.Kinds[p.Kind].Fixed
+		}
+	}
+	return ""
 }
 
 // because says why a combination cannot be told.
@@ -234,10 +250,8 @@ func (r *reading) because(l combination, blame []Param) string {
 			return why + ", so no core is awake without work"
 		}
 	}
-	for p := range l {
-		if why := r.m.Kinds[p.Kind].Fixed; why != "" && (p.Role == Idle || p.Role == Kept) {
-			return why
-		}
+	if why := r.fixed(l); why != "" {
+		return why
 	}
 	return "no two points differ in it alone: it goes with " + strings.Join(names, ", ")
 }

@@ -2,13 +2,14 @@
 # incl. the real kernel in the testbed.
 
 GO ?= go
+LDFLAGS := -X main.revision=$(shell git describe --always --dirty --exclude '*' 2>/dev/null)
 
 .PHONY: all build test check setup fuzz bench energy conformance bench-runtime clean
 
 all: build
 
 build: ## powerd, which is all; and powerd-oci, which is a part of it that starts faster
-	CGO_ENABLED=0 $(GO) build -trimpath -o powerd ./cmd/powerd
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o powerd ./cmd/powerd
 	CGO_ENABLED=0 $(GO) build -trimpath -tags powerd_oci -o powerd-oci ./cmd/powerd
 
 setup: ## Debian packages that the tests need; installs what is missing when it may

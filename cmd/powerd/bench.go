@@ -182,8 +182,14 @@ func openLoad(name string, cores float64, span time.Duration, seed uint64) (load
 	return l, err
 }
 
+// revision is set by make.
+var revision string
+
 // version is the revision this binary was built from.
 func version() string {
+	if revision != "" {
+		return revision
+	}
 	v, dirty := "devel", ""
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {

@@ -4,7 +4,7 @@
 GO ?= go
 LDFLAGS := -X main.revision=$(shell git describe --always --dirty --exclude '*' 2>/dev/null)
 
-.PHONY: all build test check setup fuzz bench energy conformance bench-runtime clean
+.PHONY: all build test check setup fuzz bench energy bench-testbed conformance bench-runtime clean
 
 all: build
 
@@ -33,6 +33,9 @@ bench: ## the cost of a tick on 128 cpus and 200 containers
 energy: build ## powerd against governors and the limit on every simulated machine: writes docs/energy.md
 	{ printf '# What powerd saves (modelled)\n\nMade on %s by `make energy`. [benchmarks.md](benchmarks.md) says what it means.\n\n' "$$(date -I)"; \
 	./powerd bench -o markdown; } > docs/energy.md
+
+bench-testbed: setup ## powerd against governors on a real kernel, by the node's meter: writes docs/testbed.md
+	$(GO) test -count=1 -timeout 45m -run TestSavings -v ./cmd/powerd -savings
 
 conformance: setup ## powerd-oci beside runc and crun: writes docs/oci-conformance.md
 	$(GO) test -count=1 -timeout 60m -run TestValidation -v ./internal/conformance -update

@@ -57,24 +57,26 @@ point, known afterwards) and opp0, opp1, ...
 
 --html writes a page with plots as well, which needs nothing but a browser.
 
-On a simulated machine joules are modelled.`,
+On a simulated machine joules are modelled. On the host they are measured: cgroups of
+processes that really compute and wait for memory, under its own governors and the daemon,
+one policy after the other; it needs root and a meter, and restores all it changes.`,
 		Example: "  powerd bench --platform rk3399-a72 --load web,media --shared 0,30\n  powerd bench --html bench.html\n  powerd bench -o gobench > new.txt && benchstat old.txt new.txt",
 		Args:    noArgs,
 	}
 	output := outputFlag(cmd, "table", "markdown", "json", "gobench")
 	fl := cmd.Flags()
-	fl.StringVar(&machine, "machine", "sim", "where: sim, a simulated machine")
+	fl.StringVar(&machine, "machine", "sim", "where: sim, simulated machines, or host, this one, by its meter")
 	fl.StringVar(&config, "config", "", "policy file of powerd (default: the one that powerd comes with)")
 	fl.StringVar(&platform, "platform", "", "machines, separated by commas (default all of one kind of core that powerd comes with)")
 	fl.StringVar(&load, "load", "", "loads, separated by commas: "+strings.Join(loads.Names(), ", ")+", or files (default all named)")
 	fl.StringVar(&shared, "shared", "0,10,30", "power around a cluster while it is awake, in percent of its cores' at their fastest")
-	fl.StringVar(&policy, "policy", strings.Join(append(append([]string{bench.Powerd}, bench.Governors...), bench.Oracle), ","), "policies, separated by commas")
+	fl.StringVar(&policy, "policy", "", "policies, separated by commas (default all; on the host powerd, performance, schedutil, ondemand)")
 	fl.DurationVar(&span, "for", simSpan, "time on the machine's clock")
 	fl.Uint64Var(&seed, "seed", 1, "seed of what comes by chance")
 	fl.StringVar(&page, "html", "", "file to write a page with plots to, too")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if machine != "sim" {
-			return usage(fmt.Errorf("cannot use --machine %s", machine), "want sim")
+		if machine != "sim" && machine != "host" {
+			return usage(fmt.Errorf("cannot use --machine %s", machine), "want sim or host")
 		}
 		if span < time.Second || span > 24*time.Hour {
 			return usage(fmt.Errorf("cannot run for %v", span), "want 1s to 24h")
@@ -83,22 +85,31 @@ On a simulated machine joules are modelled.`,
 		if err != nil {
 			return err
 		}
-		cases, err := benchCases(list(platform, bench.MachineNames()), list(load, loads.Names()), strings.Split(shared, ","), span, seed)
-		if err != nil {
-			return err
+		policies := list(policy, append(append([]string{bench.Powerd}, bench.Governors...), bench.Oracle))
+		if machine == "host" {
+			policies = list(policy, hostPolicies)
 		}
-		policies := strings.Split(policy, ",")
 		save, drop, err := replacing(page)
 		if err != nil {
 			return err
 		}
 		defer drop()
 		show, began, done := u.progress("cases"), time.Now(), 0
-		rows, err := bench.Compare(cmd.Context(), cases, policies, c, func(r bench.Row) {
+		names, total := list(load, loads.Names()), 0
+		each := func(r bench.Row) {
 			done++
-			left := time.Since(began) * time.Duration(len(cases)-done) / time.Duration(done)
-			show(done, len(cases), left, r.Machine+" "+r.Load)
-		})
+			left := time.Since(began) * time.Duration(total-done) / time.Duration(done)
+			show(done, total, left, r.Machine+" "+r.Load)
+		}
+		var cases []bench.Case
+		var rows []bench.Row
+		if machine == "host" {
+			total = len(names)
+			rows, cases, err = benchHost(cmd.Context(), u, c, config, names, policies, span, seed, each)
+		} else if cases, err = benchCases(list(platform, bench.MachineNames()), names, strings.Split(shared, ","), span, seed); err == nil {
+			total = len(cases)
+			rows, err = bench.Compare(cmd.Context(), cases, policies, c, each)
+		}
 		u.endProgress()
 		if err != nil {
 			return err

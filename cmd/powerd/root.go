@@ -45,6 +45,7 @@ func newRootCmd(u *ui) *cobra.Command {
 	add("energy", newBenchCmd(u), newCalibrateCmd(u), newCriticalCmd(u), newDaemonCmd(u), newInspectCmd(u), newLimitCmd(u), newPlanCmd(u), newRestoreCmd(u), newStatusCmd(u))
 	add("containers", newRunCmd(u))
 	add("containers", newManageCmds(u)...)
+	root.AddCommand(newPlayCmd(u))
 	root.AddCommand(newLaunchedCmds()...)
 	return root
 }

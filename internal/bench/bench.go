@@ -217,8 +217,8 @@ func energiesOf(m *sim.Machine) (e energies) {
 	return e
 }
 
-// samples is how many parts a run's course is kept in.
-const samples = 120
+// samplesOfRun is how many parts a run's course is kept in.
+const samplesOfRun = 120
 
 func newRecorder(c Case, m *sim.Machine) *recorder {
 	r := &recorder{c: c, m: m, coming: slices.Clone(c.Load.Containers), before: m.Activity()}
@@ -268,7 +268,7 @@ func (r *recorder) step(d time.Duration) error {
 		}
 		r.m.Advance(next - now)
 	}
-	if now := r.m.Elapsed(); r.counts && now > r.taken && (now-r.taken >= r.c.Span/samples || now >= r.c.Span) {
+	if now := r.m.Elapsed(); r.counts && now > r.taken && (now-r.taken >= r.c.Span/samplesOfRun || now >= r.c.Span) {
 		r.sample(now)
 	}
 	return nil
@@ -297,28 +297,32 @@ func (r *recorder) result(policy string) Result {
 	for id, nj := range end.groups {
 		out.Groups[id] = units.Energy((nj - r.begin.groups[id]) / 1000)
 	}
-	jobs := r.m.Jobs()
+	out.became(r.c, r.m.Jobs())
+	return out
+}
+
+// became takes what became of a case's jobs into a result.
+func (r *Result) became(c Case, jobs map[string]sim.Jobs) {
 	for _, name := range slices.Sorted(maps.Keys(jobs)) {
-		out.Missed += jobs[name].Missed
-		out.Due += jobs[name].Due
-		out.Work += jobs[name].Work.Seconds()
+		r.Missed += jobs[name].Missed
+		r.Due += jobs[name].Due
+		r.Work += jobs[name].Work.Seconds()
 	}
 	var all sim.Jobs
-	for _, c := range r.c.Load.Containers {
-		if c.P99 == 0 {
+	for _, ct := range c.Load.Containers {
+		if ct.P99 == 0 {
 			continue
 		}
-		j := jobs[c.Cgroup]
+		j := jobs[ct.Cgroup]
 		p99 := j.Quantile(0.99)
-		out.P99 = max(out.P99, p99)
-		out.Within = out.Within && p99 <= c.P99
+		r.P99 = max(r.P99, p99)
+		r.Within = r.Within && p99 <= ct.P99
 		all.Latencies = append(all.Latencies, j.Latencies...)
 	}
 	slices.Sort(all.Latencies)
 	if len(all.Latencies) > 0 {
 		for _, q := range quantiles {
-			out.Latency = append(out.Latency, Quantile{q, all.Quantile(q / 100)})
+			r.Latency = append(r.Latency, Quantile{q, all.Quantile(q / 100)})
 		}
 	}
-	return out
 }

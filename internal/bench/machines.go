@@ -20,6 +20,8 @@ type Machine struct {
 	// it is the fastest's, and Kinds has them all.
 	Platform *energy.Platform
 	Kinds    []energy.Platform
+	// CPUs is how many a real machine has; it has no Spec.
+	CPUs int
 }
 
 // A part is clusters of a platform's cores.
@@ -111,6 +113,7 @@ func Open(name string, shared float64) (Machine, error) {
 
 // Cores are the machine's, in units of its fastest.
 func (m Machine) Cores() (n float64) {
+	n = float64(m.CPUs)
 	for _, c := range m.Spec.Clusters {
 		n += float64(c.Cores) * cmp.Or(c.Capacity, 1)
 	}

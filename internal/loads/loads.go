@@ -220,19 +220,30 @@ func Jobs(list []sim.Job) []Container {
 		until := (j.At + j.Due).Truncate(time.Second) + time.Second
 		j.At -= from
 		w := sim.Workload{Cgroup: fmt.Sprintf("powerd/job-%d", i), Jobs: once(j)}
-		if j.Work > 0 && j.Due > j.Work {
-			// What leaves a fifth of its time for others; in few steps, for as many
-			// classes of work would there be.
-			for _, times := range []float64{4, 2, 1.5, 1.2} {
-				if float64(j.Due) >= 1.25*times*float64(j.Work) {
-					w = slow(w, times)
-					break
-				}
-			}
-		}
+		w = bounded(w, j)
 		out = append(out, Container{Workload: w, From: from, Until: until})
 	}
 	return out
+}
+
+// bounded states on a container's cgroup what its jobs' deadlines bear, less a fifth for
+// others; in few steps, for as many classes of work would there be.
+func bounded(w sim.Workload, jobs ...sim.Job) sim.Workload {
+	least := math.Inf(1)
+	for _, j := range jobs {
+		if j.Due > 0 && j.Work > 0 {
+			least = min(least, float64(j.Due)/float64(j.Work))
+		}
+	}
+	if math.IsInf(least, 1) {
+		return w
+	}
+	for _, times := range []float64{4, 3, 2, 1.5, 1.2} {
+		if least >= 1.25*times {
+			return slow(w, times)
+		}
+	}
+	return w
 }
 
 func once(j sim.Job) func(*rand.Rand) func() (sim.Job, bool) {

@@ -90,7 +90,8 @@ func numbered(key, event string) bool {
 
 // rtApp reads the tasks of an rt-app file: run is work on the fastest core, timer with
 // its period is when it comes, sleep is time between. A task whose phases only sleep
-// comes as often as it would on the fastest core. Phases of other events, and ones that
+// comes as often as it would on the fastest core. A timer is a deadline, and what it bears
+// the container's bound. Phases of other events, and ones that
 // wait for other tasks, are refused.
 //
 // See rt-app, doc/tutorial.txt.
@@ -220,7 +221,7 @@ func rtTask(at string, body []member) (w sim.Workload, err error) {
 	}
 	w.Timer = true
 	w.Jobs = repeat(pattern, length)
-	return w, nil
+	return bounded(w, pattern...), nil
 }
 
 // number reads microseconds or a count: 0 to 1e12.

@@ -172,30 +172,41 @@ const (
 
 var sink atomic.Uint64 // what is computed for nobody would not be computed
 
-// spin computes: four chains that do not wait for one another keep the multiplier busy.
+// spin computes until it is stopped.
 func spin(n *count, stop *atomic.Bool) {
-	a, b, c, d := uint64(1), uint64(2), uint64(3), uint64(4)
 	for !stop.Load() {
-		for range spinStep {
-			a = a*6364136223846793005 + 1442695040888963407
-			b = b*2862933555777941757 + 3037000493
-			c = c*3202034522624059733 + 4354685564936845319
-			d = d*3935559000370003845 + 2691343689449507681
-		}
+		compute(1)
 		n.work.Add(1)
+	}
+}
+
+// compute does some steps: four chains that do not wait for one another keep the
+// multiplier busy.
+func compute(steps int) {
+	a, b, c, d := uint64(1), uint64(2), uint64(3), uint64(4)
+	for range steps * spinStep {
+		a = a*6364136223846793005 + 1442695040888963407
+		b = b*2862933555777941757 + 3037000493
+		c = c*3202034522624059733 + 4354685564936845319
+		d = d*3935559000370003845 + 2691343689449507681
 	}
 	sink.Add(a ^ b ^ c ^ d)
 }
 
-// chase follows a circle through memory: each load waits for the one before.
+// chase follows a circle through memory until it is stopped.
 func chase(n *count, stop *atomic.Bool, walk []uint32, at uint32) {
 	for !stop.Load() {
-		for range chaseStep {
-			at = walk[at]
-		}
+		at = follow(walk, at, 1)
 		n.work.Add(1)
 	}
-	sink.Add(uint64(at))
+}
+
+// follow does some steps, each load waiting for the one before, and returns where it is.
+func follow(walk []uint32, at uint32, steps int) uint32 {
+	for range steps * chaseStep {
+		at = walk[at]
+	}
+	return at
 }
 
 // line is how many indexes a cache line holds.

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/powerd/powerd/internal/bench"
+	"github.com/powerd/powerd/internal/cpuset"
+	"github.com/powerd/powerd/internal/testbed"
+	"github.com/powerd/powerd/internal/units"
+)
+
+var savings = flag.Bool("savings", false, "measure what powerd saves on a node, and write docs/testbed.md")
+
+const savingsText = `# What powerd saves on a real kernel (measured)
+
+%s, ` + "`make bench-testbed`" + `: ` + "`powerd bench --machine host`" + ` in a node of four cpus with two
+clocks, whose clocks really slow the work down, and whose power meter the harness writes
+from outside. Linux %s; performance and schedutil are the kernel's own, powerd is the
+daemon, its own work included. Three runs of each, by turns, of %v; energy is the whole
+node's, %v of which go on in any case.
+
+| load | policy | energy, J (half the spread) | of performance's | of schedutil's | deadlines missed |
+|---|---|---|---|---|---|
+`
+
+// savingsLoads are rt-app's files: frames, and jobs of seconds.
+var savingsLoads = map[string]string{
+	"media": `{"tasks": {
+		"frames": {"run": 5000, "timer": {"ref": "a", "period": 40000}},
+		"video": {"run": 12000, "timer": {"ref": "b", "period": 60000}},
+		"pages": {"run": 15000, "timer": {"ref": "c", "period": 100000}}}}`,
+	"batch": `{"tasks": {
+		"batch-build": {"run": 1500000, "timer": {"ref": "a", "period": 8000000}},
+		"batch-backup": {"run": 2000000, "timer": {"ref": "b", "period": 10000000}}}}`,
+}
+
+// On a real kernel, by a meter that it cannot fool, powerd takes less energy for the same
+// work than performance and schedutil do, and misses no more deadlines. It takes a quarter
+// of an hour: ` + "`make bench-testbed`" + `.
+func TestSavings(t *testing.T) {
+	if !*savings {
+		t.Skip("a measurement, of a quarter of an hour: make bench-testbed")
+	}
+	const span = 40 * time.Second
+	cfg := testbed.Config{CoresPerSocket: 4, Domains: []cpuset.Set{cpuset.Range(0, 1), cpuset.Range(2, 3)}, Curve: curve(), Meter: true,
+		IdlePower: 30 * units.Milliwatt, Base: 300 * units.Milliwatt, HostShare: 0.4,
+		Files: map[string]string{"/bin/powerd": staticBinary(t)}}
+	for name, text := range savingsLoads {
+		file := filepath.Join(t.TempDir(), name+".json")
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		cfg.Files["/loads/"+name+".json"] = file
+	}
+	g := guestNode{testbed.Start(t, cfg), t}
+	first := g.tunables()
+	policies := []string{"performance", "schedutil", bench.Powerd}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, savingsText, time.Now().Format(time.DateOnly), strings.TrimSpace(g.run("uname", "-r")), span, units.Power(cfg.Base+units.Power(cfg.CPUs())*cfg.IdlePower))
+	for _, load := range []string{"media", "batch"} {
+		type outcome struct {
+			joules      []float64
+			missed, due int
+		}
+		sums := map[string]*outcome{}
+		for run := range 3 {
+			before, err := g.Truth()
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := g.run("powerd", "bench", "--machine", "host", "--load", "/loads/"+load+".json", "--policy", strings.Join(policies, ","),
+				"--for", span.String(), "--seed", fmt.Sprint(run+1), "-o", "json")
+			after, err := g.Truth()
+			if err != nil {
+				t.Fatal(err)
+			}
+			g.same("after a run", first)
+			var got struct {
+				Rows []bench.Row `json:"rows"`
+			}
+			if err := json.Unmarshal([]byte(out), &got); err != nil || len(got.Rows) != 1 || got.Rows[0].Kind != "measured" {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			total := 0.0
+			for _, r := range got.Rows[0].Results {
+				if sums[r.Policy] == nil {
+					sums[r.Policy] = &outcome{}
+				}
+				o := sums[r.Policy]
+				o.joules, o.missed, o.due = append(o.joules, float64(r.Energy)/1e6), o.missed+r.Missed, o.due+r.Due
+				total += float64(r.Energy) / 1e6
+				t.Logf("%s, %s: %v, %d of %d missed", load, r.Policy, r.Energy, r.Missed, r.Due)
+			}
+			// What is not counted is measuring the speed and the first seconds of each.
+			if truth := float64(after.Sub(before).Energy) / 1e6; total > truth || total < 0.7*truth {
+				t.Errorf("the runs took %.2f J, all that the harness knows of is %.2f", total, truth)
+			}
+		}
+		mean := func(policy string) (m, spread float64) {
+			v := sums[policy].joules
+			for _, x := range v {
+				m += x / float64(len(v))
+			}
+			return m, (slices.Max(v) - slices.Min(v)) / 2
+		}
+		most, _ := mean("performance")
+		usual, _ := mean("schedutil")
+		own, _ := mean(bench.Powerd)
+		for _, policy := range policies {
+			m, spread := mean(policy)
+			fmt.Fprintf(&b, "| %s | %s | %.2f (+- %.2f) | %.3f | %.3f | %d of %d |\n", load, policy, m, spread, m/most, m/usual, sums[policy].missed, sums[policy].due)
+			if own > m {
+				t.Errorf("%s: powerd took %.2f J, %s %.2f", load, own, policy, m)
+			}
+		}
+	}
+	if err := os.WriteFile("../../docs/testbed.md", b.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -181,6 +181,13 @@ func Daemon(ctx context.Context, c Case, config configs.Config, dryRun bool, eac
 	}
 	d := daemon.New(o)
 	rec := newRecorder(c, m)
+	// Who starts a container tells the daemon (powerd run, powerd-oci), which places it
+	// before its first process.
+	rec.came = func() {
+		if m.Elapsed() > 0 {
+			d.PlaceNow(m.Now())
+		}
+	}
 	d.Look(m.Now())
 	for m.Elapsed() < c.Span && ctx.Err() == nil && err == nil {
 		if err = rec.step(config.Interval); err == nil {
@@ -204,6 +211,7 @@ type recorder struct {
 	taken   time.Duration
 	samples []Sample
 	before  sim.Activity
+	came    func() // is called when containers have come
 }
 
 // energies of a machine, in nanojoules.
@@ -221,7 +229,7 @@ func energiesOf(m *sim.Machine) (e energies) {
 const samplesOfRun = 120
 
 func newRecorder(c Case, m *sim.Machine) *recorder {
-	r := &recorder{c: c, m: m, coming: slices.Clone(c.Load.Containers), before: m.Activity()}
+	r := &recorder{c: c, m: m, came: func() {}, coming: slices.Clone(c.Load.Containers), before: m.Activity()}
 	slices.SortStableFunc(r.coming, func(a, b loads.Container) int { return cmp.Compare(a.From, b.From) })
 	return r
 }
@@ -237,6 +245,7 @@ func (r *recorder) step(d time.Duration) error {
 			}
 			r.running = r.running[1:]
 		}
+		came := len(r.coming) > 0 && r.coming[0].From <= now
 		for len(r.coming) > 0 && r.coming[0].From <= now {
 			c := r.coming[0]
 			r.coming = r.coming[1:]
@@ -247,6 +256,9 @@ func (r *recorder) step(d time.Duration) error {
 				at, _ := slices.BinarySearchFunc(r.running, c.Until, func(o loads.Container, t time.Duration) int { return cmp.Compare(o.Until, t+1) })
 				r.running = slices.Insert(r.running, at, c)
 			}
+		}
+		if came {
+			r.came()
 		}
 		if !r.counts && now >= r.c.Warm {
 			r.counts, r.begin = true, energiesOf(r.m)

@@ -104,7 +104,7 @@ func (d *Daemon) Run(ctx context.Context, published func(*Snapshot)) {
 		case now := <-ticker.C:
 			published(d.Tick(now))
 		case done := <-d.newcomers:
-			d.place(time.Now())
+			d.PlaceNow(time.Now())
 			close(done)
 		}
 	}

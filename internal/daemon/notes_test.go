@@ -117,7 +117,7 @@ func TestEnergyBudget(t *testing.T) {
 		t.Errorf("problems: %q", problems)
 	}
 	notes["a"][budgetNote] = "50W"
-	d.place(m.Now())
+	d.PlaceNow(m.Now())
 	ticks(t, m, d, 10)
 	if got := text(t, w, "sys/fs/cgroup/powerd/a/cpu.max"); !strings.HasPrefix(got, "max") {
 		t.Errorf("with 50 W to spend cpu.max is %q", got)

@@ -27,9 +27,10 @@ func (d *Daemon) Tick(now time.Time) *Snapshot {
 	return snap
 }
 
-// place is the part of a tick that decides and applies. What was learned stays, and so
-// does what the next tick measures.
-func (d *Daemon) place(now time.Time) {
+// PlaceNow is the part of a tick that decides and applies, for a cgroup that has just come.
+// What was learned stays, and so does what the next tick measures. As Tick, it must be
+// called from that one goroutine; others call Place.
+func (d *Daemon) PlaceNow(now time.Time) {
 	clear(d.observer.files) // a newcomer may have an old one's name
 	seen := d.observe(now)
 	plan := d.decide(d.model.input(d.config, seen, d.limits))

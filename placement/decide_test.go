@@ -186,6 +186,19 @@ func TestBurstsAreDoneFast(t *testing.T) {
 	}
 }
 
+// A bound counts the wait for a busy core, too: where many share few cores the clock is
+// higher than where each has its own.
+func TestBoundCountsTheWait(t *testing.T) {
+	slow := 1.0
+	p := Policy{Headroom: 0.9, Classes: []Class{{Name: "batch", Objective: Energy, MaxSlowdown: &slow}}}
+	m := clusters(1, 2, cubic(10, 2*units.Watt, 0.1*units.Watt), 0)
+	few := Decide(Input{Policy: p, Machine: m, Containers: contain(m, "batch", 0.05)}).Bands[0]
+	many := Decide(Input{Policy: p, Machine: m, Containers: contain(m, "batch", 0.5, 0.5)}).Bands[0]
+	if few.CeilingKHz != 1_000_000 || many.CeilingKHz < 1_600_000 { // at 0.8, 62 % of the time both are busy 39 %
+		t.Errorf("ceilings %d and %d", few.CeilingKHz, many.CeilingKHz)
+	}
+}
+
 // On a hybrid a bound is against the fastest kind of core: a core that is slower at its
 // fastest is for those who bear that.
 func TestBoundOnHybrid(t *testing.T) {

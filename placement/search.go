@@ -488,8 +488,21 @@ func (s *search) bound(m member, core int) (opp int, ok bool) {
 	return len(speeds) - 1, false
 }
 
-// meets reports whether an arrangement keeps a class's bound on some cores.
+// meets reports whether an arrangement keeps a class's bound on some cores: with the clock,
+// and with the wait when all of them are busy.
 func (s *search) meets(m member, a arrangement, cores []int) bool {
+	if m.MaxSlowdown != nil && len(cores) > 0 {
+		work, capacity, slowest := 0.0, 0.0, math.Inf(1)
+		for _, i := range cores {
+			work += a.work[i]
+			capacity += s.capacity(i, a.opp)
+			slowest = min(slowest, s.capacity(i, a.opp))
+		}
+		busy := math.Pow(min(1, work/capacity), float64(len(cores)))
+		if slowest*(1-busy)*(1+*m.MaxSlowdown) < 1-1e-9 && busy > 0.05 {
+			return false
+		}
+	}
 	for _, i := range cores {
 		opp, ok := s.bound(m, i)
 		if d := s.mach.Cores[i].Domain; !ok || a.opp[d] >= 0 && a.opp[d] < opp {

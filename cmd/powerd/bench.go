@@ -49,11 +49,10 @@ could (x-limit), the deadlines missed and the response times.
 
 A machine is two clusters of a platform's cores (a file of configs/platforms/ by name, or
 any such file), or one of those composed of more: epyc-32-cores, hi3660, rk3399,
-xeon-2-sockets. A load is one by
-name, or a file: jobs (CSV: release,deadline,work), a utilisation trace (CSV:
-time_s,container,utilisation in percent), percentages one a line for 300 s each, or
-rt-app's JSON. Policies are governors, powerd, oracle-static (the best single operating
-point, known afterwards) and opp0, opp1, ...
+xeon-2-sockets. A load is one by name, or a file: jobs (CSV: release,deadline,work), a
+utilisation trace (CSV: time_s,container,utilisation in percent), percentages one a line
+for 300 s each, or rt-app's JSON. Policies are governors, powerd, oracle-static (the best
+single operating point, known afterwards) and opp0, opp1, ...
 
 --html writes a page with plots as well, which needs nothing but a browser.
 
@@ -76,7 +75,7 @@ one policy after the other; it needs root and a meter, and restores all it chang
 	fl.StringVar(&page, "html", "", "file to write a page with plots to, too")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if machine != "sim" && machine != "host" {
-			return usage(fmt.Errorf("cannot use --machine %s", machine), "want sim or host")
+			return usage(fmt.Errorf("cannot use --machine %s", machine), "want sim or host; a node in QEMU is measured by `make bench-testbed`")
 		}
 		if span < time.Second || span > 24*time.Hour {
 			return usage(fmt.Errorf("cannot run for %v", span), "want 1s to 24h")

@@ -79,6 +79,7 @@ type rawConfig struct {
 	Platform          *string    `yaml:"platform"`
 	StateDir          *string    `yaml:"state_dir"`
 	Socket            *string    `yaml:"socket"`
+	Tenants           *string    `yaml:"tenants"`
 	Idle              *rawIdle   `yaml:"idle"`
 	Classes           []rawClass `yaml:"classes"`
 }
@@ -155,6 +156,14 @@ func resolve(c *Config, raw rawConfig, d document) error {
 			fail([]any{"headroom"}, "%q is not between 10%% and 100%%", *raw.Headroom)
 		default:
 			c.Policy.Headroom = v
+		}
+	}
+	if raw.Tenants != nil {
+		switch s := placement.Separation(*raw.Tenants); s {
+		case placement.ByCore, placement.ByCache:
+			c.Policy.Apart = s
+		default:
+			fail([]any{"tenants"}, "want core or cache, not %q", s)
 		}
 	}
 	if raw.Idle != nil {

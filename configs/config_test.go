@@ -26,7 +26,7 @@ func TestDefault(t *testing.T) {
 		t.Error("a cgroup that no class names has one")
 	}
 	// Every key of the file's structure stands in the reference.
-	for _, key := range []string{"interval", "headroom", "enable_controllers", "reclaim", "platform", "state_dir", "socket", "idle", "disable",
+	for _, key := range []string{"interval", "headroom", "enable_controllers", "reclaim", "platform", "state_dir", "socket", "tenants", "idle", "disable",
 		"classes", "name", "cgroups", "objective", "max_slowdown", "cpu_limit", "priority", "max_wake_latency"} {
 		if !strings.Contains(string(Default), key+":") {
 			t.Errorf("default.yaml does not show %s", key)
@@ -73,6 +73,7 @@ func TestErrorsPoint(t *testing.T) {
 		{"interval: [1]\n", "f.yaml:1:11: "},
 		{"headroom: 0.8\n", "f.yaml:1:11: headroom: want a percentage"},
 		{"headroom: 101%\n", "f.yaml:1:11: headroom: "},
+		{"tenants: town\n", `f.yaml:1:10: tenants: want core or cache, not "town"`},
 		{"state_dir: x\n", `f.yaml:1:12: state_dir: "x" is not an absolute path`},
 		{"classes:\n  - cgroups: [a]\n    objective: energy\n", "f.yaml:2:"},
 		{"classes:\n  - {name: x, objective: energy}\n", "classes[0].cgroups: a class needs the cgroups"},

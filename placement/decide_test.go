@@ -121,25 +121,88 @@ func TestPackOrSpread(t *testing.T) {
 	}
 }
 
+// Work shares a latency class' cores where that leaves a cluster asleep and half of their
+// time free; where nothing is saved, or the governor would drive its clock too high, it
+// has cores of its own.
 func TestLatencyKeepsItsMaximum(t *testing.T) {
 	wake := 100 * time.Microsecond
 	p := Policy{Headroom: 0.8, Classes: []Class{{Name: "batch", Objective: Energy}, {Name: "web", Objective: Latency, Priority: 1, MaxWakeLatency: &wake}}}
-	m := clusters(2, 4, cubic(10, 2*units.Watt, 0.874*units.Watt), 0.5*units.Watt)
-	plan := Decide(Input{Policy: p, Machine: m, Containers: append(contain(m, "batch", 0.5), contain(m, "web", 0.5)...)})
-	byClass := map[string]Pool{}
-	for _, pool := range plan.Pools {
-		byClass[pool.Class] = pool
-	}
-	if byClass["web"].CPUs.Overlaps(byClass["batch"].CPUs) {
-		t.Errorf("classes share cpus: %v and %v", byClass["web"].CPUs, byClass["batch"].CPUs)
-	}
-	for _, b := range plan.Bands {
-		if b.CPUs.Overlaps(byClass["web"].CPUs) && b.CeilingKHz != 2_000_000 {
-			t.Errorf("a latency class has ceiling %d", b.CeilingKHz)
+	for name, tt := range map[string]struct {
+		shared units.Power
+		batch  []float64
+		share  bool
+	}{
+		"a cluster sleeps":   {0.5 * units.Watt, []float64{0.5}, true},
+		"crowded":            {0.5 * units.Watt, []float64{0.5, 0.5, 0.5, 0.5}, false},
+		"nothing to save":    {0, []float64{0.5}, false},
+		"driven to the most": {0.1 * units.Watt, []float64{1, 0.1}, false},
+	} {
+		m := clusters(2, 4, cubic(10, 2*units.Watt, 0.874*units.Watt), tt.shared)
+		plan := Decide(Input{Policy: p, Machine: m, Containers: append(contain(m, "batch", tt.batch...), contain(m, "web", 0.5)...)})
+		byClass := map[string]Pool{}
+		for _, pool := range plan.Pools {
+			byClass[pool.Class] = pool
+		}
+		if got := byClass["web"].CPUs.Overlaps(byClass["batch"].CPUs); got != tt.share {
+			t.Errorf("%s: web on %v, batch on %v: %s", name, byClass["web"].CPUs, byClass["batch"].CPUs, byClass["batch"].Reason)
+		}
+		for _, b := range plan.Bands {
+			if b.CPUs.Overlaps(byClass["web"].CPUs) && b.CeilingKHz != 2_000_000 {
+				t.Errorf("%s: a latency class has ceiling %d", name, b.CeilingKHz)
+			}
+		}
+		if len(plan.Idle) != 1 || !plan.Idle[0].CPUs.Equal(byClass["web"].CPUs) || plan.Idle[0].MaxExit != wake {
+			t.Errorf("%s: idle bounds %+v", name, plan.Idle)
 		}
 	}
-	if len(plan.Idle) != 1 || !plan.Idle[0].CPUs.Equal(byClass["web"].CPUs) || plan.Idle[0].MaxExit != wake {
-		t.Errorf("idle bounds %+v", plan.Idle)
+}
+
+// A bound is kept by the floor: a governor that sees little to do may not go below it.
+func TestBoundIsTheFloor(t *testing.T) {
+	slow := 0.25
+	p := Policy{Headroom: 0.8, Classes: []Class{{Name: "web", Objective: Latency, MaxSlowdown: &slow}, {Name: "batch", Objective: Energy}}}
+	m := clusters(1, 4, cubic(10, 2*units.Watt, 0.1*units.Watt), 0)
+	for _, class := range []string{"web", "batch"} {
+		b := Decide(Input{Policy: p, Machine: m, Containers: contain(m, class, 0.3)}).Bands[0]
+		if want := map[string]uint64{"web": 1_600_000, "batch": 600_000}[class]; b.FloorKHz != want {
+			t.Errorf("%s: floor %d, want %d: %s", class, b.FloorKHz, want, b.Reason)
+		}
+	}
+}
+
+// Work that goes on for ever keeps the cluster awake at any speed and runs slowly; a burst
+// of as much work is done fast, for then all sleeps. What carries it is the same.
+func TestBurstsAreDoneFast(t *testing.T) {
+	m := clusters(1, 4, cubic(10, 2*units.Watt, 0.1*units.Watt), 6*units.Watt)
+	in := Input{Policy: energyClass(), Machine: m, Containers: contain(m, "batch", 0.8, 0.8)}
+	always := Decide(in)
+	in.Average = map[string]float64{"batch": 0.1}
+	burst := Decide(in)
+	if a, b := always.Bands[0].CeilingKHz, burst.Bands[0].CeilingKHz; a > 1_000_000 || b < 1_600_000 {
+		t.Errorf("work without end at %d kHz, a burst at %d: %s", a, b, burst.Bands[0].Reason)
+	}
+	if !burst.Pools[0].Feasible || burst.Pools[0].Demand != always.Pools[0].Demand {
+		t.Errorf("%+v", burst.Pools[0])
+	}
+}
+
+// On a hybrid a bound is against the fastest kind of core: a core that is slower at its
+// fastest is for those who bear that.
+func TestBoundOnHybrid(t *testing.T) {
+	m := clusters(2, 2, cubic(10, 2*units.Watt, 0.1*units.Watt), 0)
+	for i := range m.Cores {
+		if m.Cores[i].Domain == 0 {
+			m.Cores[i].Capacity = 0.4
+		}
+	}
+	m.Domains[0].Curve = cubic(10, 0.2*units.Watt, 0.01*units.Watt)
+	for slow, little := range map[float64]bool{0.25: false, 2: true} {
+		p := energyClass()
+		p.Classes[0].MaxSlowdown = &slow
+		plan := Decide(Input{Policy: p, Machine: m, Containers: contain(m, "batch", 0.2)})
+		if got := plan.Pools[0].CPUs.SubsetOf(cpuset.Range(0, 1)); got != little {
+			t.Errorf("with a slowdown of %g: cpus %v: %s", slow, plan.Pools[0].CPUs, plan.Pools[0].Reason)
+		}
 	}
 }
 

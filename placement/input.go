@@ -47,6 +47,8 @@ type Policy struct {
 	Headroom float64
 	// DisableIdle names idle states that no cpu may enter.
 	DisableIdle []string
+	// Apart is how far tenants are kept apart; "" is ByCore.
+	Apart Separation
 }
 
 // A Core is a physical core with its online hardware threads.
@@ -120,6 +122,8 @@ type Container struct {
 	ID string
 	// Class is the name of the container's class.
 	Class string
+	// Tenant is whose it is; "" is the machine's own.
+	Tenant string
 	// Demand is the cores of the fastest kind, at their fastest, that the
 	// container would keep busy.
 	Demand float64
@@ -129,6 +133,14 @@ type Container struct {
 	CPUs cpuset.Set
 	// CanPlace and CanLimit tell whether its cgroup has cpuset.cpus and cpu.max.
 	CanPlace, CanLimit bool
+	// Budget is the most power that the container may be charged on average; 0 is no
+	// bound. Power is what it was charged lately, and Used how many cpus' time that
+	// was for.
+	Budget, Power units.Power
+	Used          float64
+	// Limit is cpu.max as powerd has set it, in cpus, and OwnLimit as it was before; 0
+	// is no limit.
+	Limit, OwnLimit float64
 }
 
 // An Input is everything Decide may look at.
@@ -138,4 +150,8 @@ type Input struct {
 	Containers []Container
 	// Other is the demand of everything that is not in Containers.
 	Other float64
+	// Average is the demand of classes by name over minutes, for what a speed costs; a
+	// class that it does not name is taken to go on as now. What carries the load is always
+	// reckoned with the demand of now.
+	Average map[string]float64
 }

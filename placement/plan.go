@@ -65,6 +65,7 @@ type IdleBound struct {
 // A Pool is the cpus shared by the containers of one class.
 type Pool struct {
 	Class    string      `json:"class"`
+	Tenant   string      `json:"tenant,omitempty"`
 	CPUs     cpuset.Set  `json:"cpus"`
 	Cores    int         `json:"cores"`
 	Demand   float64     `json:"demand"`
@@ -112,13 +113,20 @@ func (in Input) With(p Plan) Input {
 		in.Machine.Domains[b.Domain].Floor, in.Machine.Domains[b.Domain].Ceiling = b.Floor, b.Ceiling
 	}
 	cpus := make(map[string]*cpuset.Set, len(p.Assignments))
+	limits := make(map[string]*Limit, len(p.Assignments))
 	for _, a := range p.Assignments {
-		cpus[a.ID] = a.CPUs
+		cpus[a.ID], limits[a.ID] = a.CPUs, a.Limit
 	}
 	in.Containers = slices.Clone(in.Containers)
 	for i := range in.Containers {
 		if set := cpus[in.Containers[i].ID]; set != nil {
 			in.Containers[i].CPUs = *set
+		}
+		if c := &in.Containers[i]; c.Budget > 0 {
+			c.Limit = 0
+			if l := limits[c.ID]; l != nil && !math.IsInf(float64(*l), 1) {
+				c.Limit = float64(*l)
+			}
 		}
 	}
 	return in

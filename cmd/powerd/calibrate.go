@@ -124,8 +124,7 @@ func (c *calibration) simulate(ctx context.Context, f *machineFlags, platform st
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	sc.Machine.Workloads = nil
-	s, err := sim.New(sc.Machine)
+	s, err := sim.New(sim.Config{Spec: sc.Machine.Spec, Seed: sc.Seed})
 	if err != nil {
 		return nil, time.Time{}, err
 	}
@@ -202,8 +201,8 @@ func (c *calibration) run(ctx context.Context, o calibrate.Options) (*calibrate.
 		return nil, withHint(fmt.Errorf("cannot calibrate in %v: %v", c.span, err), "give more time with --for")
 	}
 	o.Plan = plan
-	show := c.ui.progress()
-	o.Progress = show
+	show := c.ui.progress("points")
+	o.Progress = func(p calibrate.Progress) { show(p.Done, p.Total, p.Left, p.Point) }
 	rounds := ""
 	if plan.Rounds > 1 {
 		rounds = fmt.Sprintf(", and again where they scatter, up to %d times", plan.Rounds)

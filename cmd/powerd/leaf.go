@@ -1,3 +1,5 @@
+//go:build !powerd_oci
+
 package main
 
 import (

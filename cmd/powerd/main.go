@@ -8,17 +8,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
-
-	"github.com/powerd/powerd/containers/spawn"
 )
 
 func main() {
-	start := run
-	if filepath.Base(os.Args[0]) == "powerd-oci" {
+	start := whole
+	if whole == nil || filepath.Base(os.Args[0]) == "powerd-oci" {
 		start = runOCI
 	}
 	os.Exit(start(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
@@ -51,25 +47,6 @@ type coded struct {
 }
 
 func (c coded) Unwrap() error { return c.error }
-
-// asShell gives an error the exit code by which shells tell that a program was not
-// found, 127, or cannot be run, 126.
-func asShell(err error) error {
-	ce := new(spawn.CallError)
-	switch {
-	case !errors.As(err, &ce) || !strings.HasPrefix(ce.What, "run "):
-		return err
-	case ce.Errno == unix.ENOENT || ce.Errno == unix.ENOTDIR:
-		return coded{err, 127}
-	}
-	return coded{err, 126}
-}
-
-// run is powerd without the process around it.
-func run(args []string, in io.Reader, out, errs io.Writer) int {
-	u := newUI(out, errs)
-	return execute(u, newRootCmd(u), args, in, out, errs)
-}
 
 // execute runs a command line and turns what came of it into an exit code.
 func execute(u *ui, root *cobra.Command, args []string, in io.Reader, out, errs io.Writer) int {

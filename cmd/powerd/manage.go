@@ -1,3 +1,5 @@
+//go:build !powerd_oci
+
 package main
 
 import (
@@ -14,9 +16,11 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/powerd/powerd/containers/launch"
 	"github.com/powerd/powerd/containers/oci"
+	"github.com/powerd/powerd/containers/spawn"
 	"github.com/powerd/powerd/internal/daemon"
 	"github.com/powerd/powerd/internal/units"
 )
@@ -111,8 +115,7 @@ func newExecCmd() *cobra.Command {
 			if !interactive && !tty {
 				defer noInput()()
 			}
-			signals, stop := allSignals()
-			defer stop()
+			signals := allSignals()
 			code, err := l.Engine.Exec(args[0], oci.ExecOptions{Process: p, Detach: detach, Signals: signals})
 			return ended(code, asShell(err))
 		}}
@@ -461,4 +464,17 @@ func newRmiCmd(u *ui) *cobra.Command {
 	f.add(cmd)
 	cmd.Flags().BoolVar(&prune, "prune", false, "name none, and remove what nothing needs")
 	return cmd
+}
+
+// asShell gives an error the exit code by which shells tell that a program was not
+// found, 127, or cannot be run, 126.
+func asShell(err error) error {
+	ce := new(spawn.CallError)
+	switch {
+	case !errors.As(err, &ce) || !strings.HasPrefix(ce.What, "run "):
+		return err
+	case ce.Errno == unix.ENOENT || ce.Errno == unix.ENOTDIR:
+		return coded{err, 127}
+	}
+	return coded{err, 126}
 }

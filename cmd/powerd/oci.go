@@ -108,6 +108,17 @@ func newOCICmd(u *ui, f *ociFlags) *cobra.Command {
 	return root
 }
 
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := "`powerd --help` lists the commands"
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = "did you mean `powerd " + near[0] + "`?"
+	}
+	return usage(fmt.Errorf("cannot run %q: there is no such command", args[0]), hint)
+}
+
 // defaultRoot is where the state is: an ordinary user's is the user's.
 func defaultRoot() string {
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && os.Geteuid() != 0 {
@@ -192,11 +203,15 @@ func newOCICreateCmd(f *ociFlags) *cobra.Command {
 	return cmd
 }
 
-// allSignals are the signals that reach powerd; stop ends it.
-func allSignals() (signals chan os.Signal, stop func()) {
-	signals = make(chan os.Signal, 32)
-	signal.Notify(signals)
-	return signals, func() { signal.Stop(signals) }
+// allSignals are the signals that reach powerd, to its end. Go's runtime takes two
+// switches of threads for each of the 60 that it is asked for, milliseconds in all: so
+// those that people end programs with come first and beside what is done meanwhile, the
+// rest when a short run is over.
+func allSignals() <-chan os.Signal {
+	signals := make(chan os.Signal, 64)
+	go signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
+	time.AfterFunc(20*time.Millisecond, func() { signal.Notify(signals) })
+	return signals
 }
 
 func newOCIRunCmd(f *ociFlags) *cobra.Command {
@@ -207,9 +222,7 @@ func newOCIRunCmd(f *ociFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			signals, stop := allSignals()
-			defer stop()
-			code, err := f.engine.Run(cmd.Context(), args[0], c.bundle, o, signals)
+			code, err := f.engine.Run(cmd.Context(), args[0], c.bundle, o, allSignals())
 			return ended(code, err)
 		}}
 	c.add(cmd)
@@ -285,9 +298,7 @@ func newOCIExecCmd(f *ociFlags) *cobra.Command {
 			if pidFile != "" {
 				o.Started = writePid(pidFile)
 			}
-			signals, stop := allSignals()
-			defer stop()
-			o.Signals = signals
+			o.Signals = allSignals()
 			code, err := f.engine.Exec(args[0], o)
 			return ended(code, err)
 		}}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/powerd/powerd/containers/oci"
 	"github.com/powerd/powerd/internal/testbed"
 )
 
@@ -95,10 +96,17 @@ func TestOCI(t *testing.T) {
 	g := guestNode{testbed.Start(t, testbed.Config{CoresPerSocket: 2, Curve: curve(), Root: testbed.Debian,
 		Packages: containerPackages,
 		Modules:  containerModules,
-		Files: map[string]string{"/usr/bin/powerd": binary, "/usr/bin/powerd-oci": binary, "/c/rootfs/bin/busybox": busybox,
+		Files: map[string]string{"/usr/bin/powerd": binary, "/usr/bin/powerd-oci": smallBinary(t), "/c/rootfs/bin/busybox": busybox,
 			"/usr/bin/seccomp-agent": program(t, "./testdata/seccomp-agent")}}), t}
 	g.run("systemctl", "is-system-running", "--wait")
 	g.run("sh", "-ec", "cd /c/rootfs; chmod 755 bin/busybox; for a in $(bin/busybox --list); do [ $a = busybox ] || ln -s busybox bin/$a; done; chmod 755 bin/busybox; mkdir -p etc tmp; chmod 1777 tmp; ln -s /etc/shadow etc/link; ln -s ../../../../.. tmp/up")
+
+	t.Run("both binaries", func(t *testing.T) {
+		g.t = t
+		if whole, small := g.run("sh", "-c", "ln -s /usr/bin/powerd /tmp/powerd-oci; /tmp/powerd-oci features"), g.run("powerd-oci", "features"); whole != small || whole == "" {
+			t.Errorf("powerd started as powerd-oci has the features %s, powerd-oci %s", whole, small)
+		}
+	})
 
 	t.Run("inside", func(t *testing.T) {
 		g.t = t
@@ -243,6 +251,61 @@ cat /proc/self/cgroup; nproc; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/stat
 			}
 		}
 		g.run("powerd-oci", "delete", "e1")
+		g.left()
+	})
+
+	t.Run("asks powerd for a place before the first process", func(t *testing.T) {
+		g.t = t
+		g.run("sh", "-ec", `mv /usr/bin/powerd /usr/bin/powerd.real
+printf '#!/bin/sh\necho $1 > /tmp/asked; cat /sys/fs/cgroup/powerd-oci/c1/cgroup.events >> /tmp/asked\n' > /usr/bin/powerd; chmod 755 /usr/bin/powerd`)
+		s := bundle("true")
+		if r := g.runIn(s); r.Code != 0 {
+			t.Errorf("code %d, %s", r.Code, r.Stderr)
+		}
+		g.run("sh", "-c", "[ ! -e /tmp/asked ]") // it has no wish
+		s.Annotations = map[string]string{oci.AnnotationTenant: "red", oci.AnnotationBudget: "2W"}
+		if r := g.runIn(s); r.Code != 0 {
+			t.Errorf("code %d, %s", r.Code, r.Stderr)
+		}
+		if got := g.text("/tmp/asked"); !strings.HasPrefix(got, "place\npopulated 0") {
+			t.Errorf("powerd was asked %q", got)
+		}
+		g.run("sh", "-c", "printf '#!/bin/sh\\necho it is full; exit 1\\n' > /usr/bin/powerd")
+		if r := g.runIn(s); r.Code != 1 || !strings.Contains(string(r.Stderr), "cannot let powerd place the container: it is full") {
+			t.Errorf("code %d, %s", r.Code, r.Stderr)
+		}
+		g.run("sh", "-ec", "mv /usr/bin/powerd.real /usr/bin/powerd")
+		g.left()
+	})
+
+	t.Run("memory policy, affinity, RDT, dangling links", func(t *testing.T) {
+		g.t = t
+		s := bundle("sh", "-c", "grep -m1 -o 'bind[^ ]*' /proc/self/numa_maps; cat /run/late/resolv.conf; sleep 1000")
+		s.Root.Readonly = false
+		s.Linux.Resources = nil
+		s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{specs.MpolFStaticNodes}}
+		s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0", Final: "1"}
+		g.run("sh", "-ec", "mkdir -p /c/rootfs/run; ln -s ../run/late/resolv.conf /c/rootfs/etc/resolv.conf; echo nameserver > /tmp/resolv.conf")
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/run", Type: "tmpfs", Source: "tmpfs"},
+			specs.Mount{Destination: "/etc/resolv.conf", Type: "bind", Source: "/tmp/resolv.conf", Options: []string{"bind", "ro"}})
+		g.put(s)
+		g.run("sh", "-c", "powerd-oci run -d -b /c n1 </dev/null >/tmp/out 2>&1 || { cat /tmp/out; exit 1; }")
+		for deadline := time.Now().Add(20 * time.Second); g.text("/tmp/out") != "bind=static:0\nnameserver"; time.Sleep(100 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Errorf("it said %q", g.text("/tmp/out"))
+				break
+			}
+		}
+		// It is for processes that follow, not for the first.
+		if got := g.run("powerd-oci", "exec", "n1", "sh", "-c", "grep -h Cpus_allowed_list /proc/1/status /proc/self/status"); got != "Cpus_allowed_list:\t0-1\nCpus_allowed_list:\t1\n" {
+			t.Errorf("process 1 and exec run on %q", got)
+		}
+		g.run("powerd-oci", "delete", "--force", "n1")
+		s.Linux.IntelRdt = &specs.LinuxIntelRdt{L3CacheSchema: "L3:0=f"}
+		if r := g.runIn(s); r.Code != 1 || !strings.Contains(string(r.Stderr), "linux.intelRdt: no resctrl file system is mounted") {
+			t.Errorf("RDT: code %d, %s", r.Code, r.Stderr)
+		}
+		g.run("sh", "-c", "rm /c/rootfs/etc/resolv.conf")
 		g.left()
 	})
 
@@ -644,7 +707,7 @@ echo 'profile confined flags=(attach_disconnected) { file, deny /etc/denied w, }
 func TestOCIRefusals(t *testing.T) {
 	dir := t.TempDir()
 	for config, why := range map[string]string{
-		`{`:                       "cannot use config.json: unexpected EOF",
+		`{`:                       "cannot use config.json: unexpected end of JSON input",
 		`{"ociVersion": 7}`:       "cannot use config.json: ociVersion: it is a number",
 		`{"ociVersion": "2.0.0"}`: "cannot use config.json: ociVersion: want 1.0.0 to 1.3.x, not \"2.0.0\"",
 		`{"ociVersion": "1.0.0"}`: "cannot use config.json: root.path: it is required",

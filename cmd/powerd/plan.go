@@ -1,3 +1,5 @@
+//go:build !powerd_oci
+
 package main
 
 import (
@@ -37,7 +39,7 @@ func newPlanCmd(u *ui) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s, err := planSim(c, config, watch)
+			s, err := planSim(cmd.Context(), c, config, watch)
 			if err != nil {
 				return err
 			}

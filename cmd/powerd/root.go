@@ -1,12 +1,23 @@
+//go:build !powerd_oci
+
 package main
 
 import (
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 )
+
+// whole is powerd without the process around it.
+var whole = func(args []string, in io.Reader, out, errs io.Writer) int { return run(args, in, out, errs) }
+
+func run(args []string, in io.Reader, out, errs io.Writer) int {
+	u := newUI(out, errs)
+	return execute(u, newRootCmd(u), args, in, out, errs)
+}
 
 // newRootCmd puts the commands together. Each lives in the file of its name.
 func newRootCmd(u *ui) *cobra.Command {
@@ -31,22 +42,11 @@ func newRootCmd(u *ui) *cobra.Command {
 		}
 		root.AddCommand(cmds...)
 	}
-	add("energy", newCalibrateCmd(u), newCriticalCmd(u), newDaemonCmd(u), newInspectCmd(u), newLimitCmd(u), newPlanCmd(u), newRestoreCmd(u), newStatusCmd(u))
+	add("energy", newBenchCmd(u), newCalibrateCmd(u), newCriticalCmd(u), newDaemonCmd(u), newInspectCmd(u), newLimitCmd(u), newPlanCmd(u), newRestoreCmd(u), newStatusCmd(u))
 	add("containers", newRunCmd(u))
 	add("containers", newManageCmds(u)...)
 	root.AddCommand(newLaunchedCmds()...)
 	return root
-}
-
-func noSuchCommand(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	hint := "`powerd --help` lists the commands"
-	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		hint = "did you mean `powerd " + near[0] + "`?"
-	}
-	return usage(fmt.Errorf("cannot run %q: there is no such command", args[0]), hint)
 }
 
 // noArgs refuses arguments of a command that takes flags only.

@@ -1,3 +1,5 @@
+//go:build !powerd_oci
+
 package main
 
 import (
@@ -93,12 +95,6 @@ func (f *launchFlags) again(command, name string) ([]string, error) {
 	return []string{self, command, "--containers-dir", dir, "--run-dir", run, "--cgroup-manager", f.manager, "--subnet", f.subnet, name}, err
 }
 
-// annotations of config.json that say how a container is to be placed.
-const (
-	annotationClass    = "powerd.class"
-	annotationSlowdown = "powerd.slowdown"
-)
-
 func newRunCmd(u *ui) *cobra.Command {
 	var (
 		f                               launchFlags
@@ -107,7 +103,7 @@ func newRunCmd(u *ui) *cobra.Command {
 		entrypoint, memory, userns, sec string
 		pull                            string
 		annotations, power              = map[string]string{}, map[string]string{}
-		class                           string
+		class, tenant, budget           string
 		publish, dns                    []string
 		slowdown                        float64
 	)
@@ -166,8 +162,10 @@ gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `
 				r.DNS = append(r.DNS, a)
 			}
 			for flag, set := range map[string]func(){
-				"class":    func() { power[annotationClass] = class },
-				"slowdown": func() { power[annotationSlowdown] = strconv.FormatFloat(slowdown, 'g', -1, 64) },
+				"class":         func() { power[oci.AnnotationClass] = class },
+				"slowdown":      func() { power[oci.AnnotationSlowdown] = strconv.FormatFloat(slowdown, 'g', -1, 64) },
+				"tenant":        func() { power[oci.AnnotationTenant] = tenant },
+				"energy-budget": func() { power[oci.AnnotationBudget] = budget },
 			} {
 				if cmd.Flags().Changed(flag) {
 					set()
@@ -179,14 +177,13 @@ gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `
 					power[name] = value
 				}
 			}
-			if err := checkPower(r.Annotations); err != nil {
+			if err := oci.CheckAnnotations(r.Annotations); err != nil {
 				return usage(err, "`powerd run --help` shows what they take")
 			}
 			if r.Terminal && !term.IsTerminal(int(os.Stdin.Fd())) {
 				return usage(errors.New("cannot use --tty: standard input is no terminal"), "leave --tty out")
 			}
-			signals, stop := allSignals()
-			defer stop()
+			signals := allSignals()
 			c, err := l.Prepare(cmd.Context(), r)
 			if err != nil {
 				return err
@@ -253,6 +250,8 @@ gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `
 	fl.StringVar(&pull, "pull", "missing", "when to ask a registry: missing, always, never")
 	fl.StringVar(&class, "class", "", "energy class of powerd's policy")
 	fl.Float64Var(&slowdown, "slowdown", 0, "how much slower than at full speed it may be, such as 1.5")
+	fl.StringVar(&tenant, "tenant", "", "whose it is: the daemon puts no two tenants on one core")
+	fl.StringVar(&budget, "energy-budget", "", "the most power it is charged on average, such as 2W or 90J/60s")
 	return cmd
 }
 
@@ -308,19 +307,6 @@ func profile(name string) func(*specs.Spec) (*specs.LinuxSeccomp, error) {
 	}
 }
 
-// checkPower refuses what the daemon would not understand.
-func checkPower(a map[string]string) error {
-	if v, ok := a[annotationSlowdown]; ok {
-		if x, err := strconv.ParseFloat(v, 64); err != nil || !(x >= 1 && x <= 1000) {
-			return fmt.Errorf("cannot use slowdown %q: want a factor of 1 to 1000", v)
-		}
-	}
-	if v, ok := a[annotationClass]; ok && (v == "" || len(v) > 100 || strings.ContainsAny(v, "\x00\n/")) {
-		return fmt.Errorf("cannot use class %q: want a name", v)
-	}
-	return nil
-}
-
 // daemonSocket is where the host's daemon answers.
 func daemonSocket() (string, error) {
 	config, err := configs.Load("", "/etc")
@@ -342,9 +328,10 @@ func placed(ctx context.Context) error {
 	return nil
 }
 
-// newLaunchedCmds are the two commands of a container's monitor.
+// newLaunchedCmds are the two commands of a container's monitor, and what the small
+// powerd-oci calls.
 func newLaunchedCmds() []*cobra.Command {
-	var cmds []*cobra.Command
+	cmds := []*cobra.Command{{Use: "place", Hidden: true, Args: noArgs, RunE: func(cmd *cobra.Command, _ []string) error { return placed(cmd.Context()) }}}
 	for name, do := range map[string]func(*launch.Launcher, context.Context, string) error{
 		"launch-started": (*launch.Launcher).Started, "launch-ended": (*launch.Launcher).Ended,
 	} {

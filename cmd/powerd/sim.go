@@ -1,20 +1,24 @@
+//go:build !powerd_oci
+
 package main
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
 	"github.com/powerd/powerd/configs"
 	"github.com/powerd/powerd/internal/bench"
 	"github.com/powerd/powerd/internal/daemon"
-	"github.com/powerd/powerd/internal/sim"
+	"github.com/powerd/powerd/internal/loads"
 )
 
 // simSpan is how long a simulation runs unless told.
 const simSpan = 60 * time.Second
+
+// simShared is the power around its clusters, as a share of their cores' power.
+const simShared = 0.1
 
 // newcomerPlatform is what `--machine sim` simulates.
 const newcomerPlatform = "rk3399-a72"
@@ -34,11 +38,12 @@ func (f *machineFlags) openSim(platform string, span time.Duration) (bench.Case,
 	if err != nil {
 		return bench.Case{}, config, err
 	}
-	p, err := configs.LoadPlatform(platform)
+	m, err := bench.Open(platform, simShared)
 	if err != nil {
 		return bench.Case{}, config, err
 	}
-	return bench.Newcomer(p, span, f.seed), config, nil
+	load, err := loads.Named("mixed", m.Cores(), span, f.seed)
+	return bench.Case{Machine: m, Load: load, Seed: f.seed, Span: span}, config, err
 }
 
 // governSim runs the daemon on a simulated machine, and then the same work under
@@ -62,11 +67,8 @@ func governSim(ctx context.Context, u *ui, c bench.Case, config configs.Config, 
 		return errors.New("cannot compare: the run was interrupted")
 	}
 	results := []bench.Result{own}
-	for _, g := range sim.Governors() {
-		if g == "userspace" { // it is whatever somebody sets
-			continue
-		}
-		r, err := bench.Governor(c, g)
+	for _, g := range bench.Governors {
+		r, err := bench.Run(ctx, c, g, config)
 		if err != nil {
 			return err
 		}
@@ -79,13 +81,10 @@ func governSim(ctx context.Context, u *ui, c bench.Case, config configs.Config, 
 }
 
 // planSim looks at a simulated machine for a while and shows what it would do.
-func planSim(c bench.Case, config configs.Config, watch time.Duration) (*daemon.Snapshot, error) {
-	m, err := sim.New(c.Machine)
-	if err != nil {
-		return nil, fmt.Errorf("cannot simulate: %v", err)
-	}
-	d := daemon.New(daemon.Options{FS: m, Label: c.Machine.Spec.Name, Config: config, Platform: c.Platform})
-	d.Look(m.Now())
-	m.Advance(watch)
-	return d.Tick(m.Now()), nil
+func planSim(ctx context.Context, c bench.Case, config configs.Config, watch time.Duration) (*daemon.Snapshot, error) {
+	c.Span = watch
+	config.Interval = watch
+	var snap *daemon.Snapshot
+	_, _, err := bench.Daemon(ctx, c, config, true, func(s *daemon.Snapshot) { snap = s })
+	return snap, err
 }

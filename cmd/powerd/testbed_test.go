@@ -25,11 +25,14 @@ import (
 // staticBinary builds powerd as a guest can run it.
 func staticBinary(t *testing.T) string { return program(t, ".") }
 
+// smallBinary is powerd-oci alone.
+func smallBinary(t *testing.T) string { return program(t, ".", "-tags=powerd_oci") }
+
 // program builds a program as a guest can run it.
-func program(t *testing.T, pkg string) string {
+func program(t *testing.T, pkg string, flags ...string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "program")
-	cmd := exec.Command("go", "build", "-trimpath", "-o", file, pkg)
+	cmd := exec.Command("go", append(append([]string{"build", "-trimpath", "-o", file}, flags...), pkg)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

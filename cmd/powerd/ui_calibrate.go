@@ -4,45 +4,11 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"strings"
-	"time"
-
-	"golang.org/x/term"
 
 	"github.com/powerd/powerd/internal/calibrate"
 	"github.com/powerd/powerd/internal/units"
 )
-
-// progress returns what shows how far a calibration is: on a terminal one line that is
-// written over, elsewhere a line each tenth.
-func (u *ui) progress() func(calibrate.Progress) {
-	if f, ok := u.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		return func(p calibrate.Progress) {
-			line := fmt.Sprintf("%d of %d points, %v left: %s", p.Done, p.Total, p.Left.Round(time.Second), p.Point)
-			if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 && len(line) >= width {
-				line = line[:max(0, width-1)] // a line that wraps is not written over
-			}
-			fmt.Fprint(u.err, "\r\033[K", line)
-			u.rewriting = true
-		}
-	}
-	tenth := 0
-	return func(p calibrate.Progress) {
-		if now := 10 * p.Done / max(p.Total, 1); now > tenth {
-			tenth = now
-			u.notef("%d of %d points, %v left", p.Done, p.Total, p.Left.Round(time.Second))
-		}
-	}
-}
-
-// endProgress clears a line that is written over.
-func (u *ui) endProgress() {
-	if u.rewriting {
-		fmt.Fprint(u.err, "\r\033[K")
-		u.rewriting = false
-	}
-}
 
 // calibrated prints a calibration for people.
 func (u *ui) calibrated(r *calibrate.Result, files, skipped []string) {

@@ -1,3 +1,5 @@
+//go:build !powerd_oci
+
 package main
 
 // What the daemon's commands print, by the rules of ui.go.
@@ -100,7 +102,11 @@ func (u *ui) plan(s *daemon.Snapshot) {
 func planSections(s *daemon.Snapshot) []section {
 	pools := section{title: "classes"}
 	for _, p := range s.Plan.Pools {
-		pools.row(p.Class, fmt.Sprintf("%s on cpus %s (%d cores), %.2f cores of demand", p.Mode, p.CPUs, p.Cores, p.Demand))
+		name := p.Class
+		if p.Tenant != "" {
+			name += ", tenant " + p.Tenant
+		}
+		pools.row(name, fmt.Sprintf("%s on cpus %s (%d cores), %.2f cores of demand", p.Mode, p.CPUs, p.Cores, p.Demand))
 		pools.row("", p.Reason)
 	}
 	if len(s.Plan.Pools) == 0 {
@@ -218,10 +224,9 @@ func (u *ui) compared(results []bench.Result, c bench.Case) {
 	t := section{title: "compared"}
 	t.row("policy", "energy", "mean power", "x powerd", "deadlines missed", "p99 of requests", "work done")
 	for _, r := range results {
-		missed, done := r.Missed()
 		t.row(r.Policy, r.Energy.String(), r.Power().String(), fmt.Sprintf("%.2f", float64(r.Energy)/float64(own.Energy)),
-			fmt.Sprintf("%d of %d", missed, done), r.P99(c).Round(100*time.Microsecond).String(), fmt.Sprintf("%.1f s", r.Work))
+			fmt.Sprintf("%d of %d", r.Missed, r.Due), r.P99.Round(100*time.Microsecond).String(), fmt.Sprintf("%.1f s", r.Work))
 	}
-	t.row(fmt.Sprintf("the same %v of work, seed %d, on %s; joules are modelled", c.Span, c.Machine.Seed, c.Machine.Spec.Name))
+	t.row(fmt.Sprintf("the same %v of work, seed %d, on %s; joules are modelled", c.Span, c.Seed, c.Machine.Spec.Name))
 	u.sections([]section{t})
 }

@@ -24,6 +24,8 @@ type Group struct {
 	Dir *os.File
 
 	holder *holder
+	// devices tells when the device rules are in force, and whether.
+	devices <-chan error
 	// later is to be set when the holder is out.
 	later []setting
 }
@@ -40,9 +42,10 @@ type Options struct {
 	Owner *int
 }
 
-// Create makes a cgroup that is not there yet, with its limits and devices in force.
-// What Ref it returns has to be saved before a process is put into it; the one passed,
-// before the call. Close must follow when the process is in.
+// Create makes a cgroup that is not there yet, with its limits in force; its devices are
+// when Ready returns, for the kernel takes its time to check their rules. What Ref it
+// returns has to be saved before a process is put into it; the one passed, before the
+// call. Close must follow when the process is in.
 //
 // If it fails nothing of it is left. The error is a *FieldError if a field is to blame,
 // and has fs.ErrExist if the cgroup is there already: it is another's then, and not to
@@ -65,11 +68,11 @@ func (m Manager) Create(ctx context.Context, r Ref, limits *specs.LinuxResources
 	if err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(r.Folder()); err == nil {
-		return nil, field("linux.cgroupsPath", "cgroup %s is there already: %w", r.Path, fs.ErrExist)
-	}
 	g := &Group{Ref: r}
 	if r.Unit != "" {
+		if _, err := os.Stat(r.Folder()); err == nil {
+			return nil, field("linux.cgroupsPath", "cgroup %s is there already: %w", r.Path, fs.ErrExist)
+		}
 		g.holder, err = startScope(ctx, r, append(properties(list), annotated...))
 	} else {
 		err = r.mkdir()
@@ -128,9 +131,9 @@ func (g *Group) prepare(list []setting, rules []deviceRule, owner *int) error {
 		return err
 	}
 	if !g.Rootless {
-		if err := g.setDevices(rules); err != nil {
-			return err
-		}
+		done := make(chan error, 1)
+		g.devices = done
+		go func(r Ref) { done <- r.setDevices(rules) }(g.Ref)
 	}
 	if owner != nil {
 		if err := g.chown(*owner); err != nil {
@@ -145,10 +148,20 @@ func (g *Group) prepare(list []setting, rules []deviceRule, owner *int) error {
 	return nil
 }
 
+// Ready returns when the devices are in force. No program is to run before.
+func (g *Group) Ready() error {
+	if g.devices == nil {
+		return nil
+	}
+	err := <-g.devices
+	g.devices = nil
+	return err
+}
+
 // Close lets go of the folder and the placeholder: now the container's own process,
 // if it is in, is what keeps a scope alive.
 func (g *Group) Close() error {
-	var errs []error
+	errs := []error{g.Ready()}
 	if g.Dir != nil {
 		errs = append(errs, g.Dir.Close())
 		g.Dir = nil
@@ -169,9 +182,11 @@ func (g *Group) Close() error {
 // mkdir makes the folder, which must not be there, and those above it.
 func (r Ref) mkdir() error {
 	for try := 0; ; try++ {
-		err := os.MkdirAll(filepath.Dir(r.Folder()), 0o755)
-		if err == nil {
-			err = os.Mkdir(r.Folder(), 0o755)
+		err := os.Mkdir(r.Folder(), 0o755)
+		if errors.Is(err, fs.ErrNotExist) {
+			if err = os.MkdirAll(filepath.Dir(r.Folder()), 0o755); err == nil {
+				err = os.Mkdir(r.Folder(), 0o755)
+			}
 		}
 		switch {
 		case err == nil:
@@ -392,6 +407,9 @@ func (r Ref) killEach(ctx context.Context) error {
 // same path that is another's: that stays.
 func (r Ref) Remove(ctx context.Context) error {
 	there, err := r.mine()
+	if err == nil && there && r.Unit == "" && unix.Rmdir(r.Folder()) == nil { // most often nobody is in it
+		there = false
+	}
 	if err == nil && there {
 		err = r.kill(ctx)
 	}

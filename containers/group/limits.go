@@ -466,6 +466,10 @@ func writeFile(name, value string) error {
 // enable passes every controller down to the cgroup that can be. What stands
 // against one is told when a limit needs it.
 func (r Ref) enable() {
+	all, has := Ref{Root: r.Root, Path: "/"}.read("cgroup.controllers"), r.read("cgroup.controllers")
+	if len(strings.Fields(all)) == len(strings.Fields(has)) {
+		return
+	}
 	for _, dir := range r.above() {
 		if dir.busy() {
 			return

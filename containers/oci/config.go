@@ -1,8 +1,6 @@
 package oci
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -32,6 +30,15 @@ const maxConfig = 8 << 20
 
 // Load reads a bundle's config.json and checks it.
 func Load(bundle string) (*specs.Spec, error) {
+	data, err := read(bundle)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(data)
+}
+
+// read reads a bundle's config.json.
+func read(bundle string) ([]byte, error) {
 	name := filepath.Join(bundle, "config.json")
 	info, err := os.Stat(name)
 	if err != nil {
@@ -44,7 +51,7 @@ func Load(bundle string) (*specs.Spec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read bundle: %w", err)
 	}
-	return Parse(data)
+	return data, nil
 }
 
 // Parse reads the content of config.json and checks it.
@@ -52,11 +59,9 @@ func Load(bundle string) (*specs.Spec, error) {
 // See https://github.com/opencontainers/runtime-spec/blob/v1.3.0/config.md.
 func Parse(data []byte) (*specs.Spec, error) {
 	var s specs.Spec
-	d := json.NewDecoder(bytes.NewReader(data))
-	if err := d.Decode(&s); err != nil {
-		var te *json.UnmarshalTypeError
-		if errors.As(err, &te) {
-			return nil, field(te.Field, "it is a %s", te.Value)
+	if err := decode(data, &s); err != nil {
+		if errors.As(err, new(*FieldError)) {
+			return nil, err
 		}
 		return nil, fmt.Errorf("cannot use config.json: %v", err)
 	}
@@ -84,8 +89,6 @@ func check(s *specs.Spec) error {
 		name  string
 		why   string
 	}{
-		{s.Linux.IntelRdt != nil, "linux.intelRdt", "not supported yet"},
-		{s.Linux.MemoryPolicy != nil, "linux.memoryPolicy", "not supported yet"},
 		{len(s.Linux.NetDevices) > 0 && !owns(s, specs.NetworkNamespace), "linux.netDevices", "they need a network namespace of the container's own"},
 		{s.Process.ApparmorProfile != "" && !enabled("/sys/module/apparmor/parameters/enabled"), "process.apparmorProfile", "AppArmor is not enabled on this host"},
 		{s.Process.SelinuxLabel != "" && !exists("/sys/fs/selinux/enforce"), "process.selinuxLabel", "SELinux is not enabled on this host"},
@@ -112,6 +115,12 @@ func check(s *specs.Spec) error {
 	if err := checkProcess(s.Process, "process"); err != nil {
 		return err
 	}
+	if err := checkMemoryPolicy(s.Linux.MemoryPolicy); err != nil {
+		return err
+	}
+	if err := checkRdt(s.Linux.IntelRdt); err != nil {
+		return err
+	}
 	if err := checkHooks(s.Hooks); err != nil {
 		return err
 	}
@@ -133,10 +142,8 @@ func check(s *specs.Spec) error {
 			return field(name+".options", "%v", err)
 		}
 	}
-	for key, value := range s.Annotations {
-		if strings.HasPrefix(key, "powerd.") && (len(key) > 100 || len(value) > 200 || strings.IndexByte(key, 0) >= 0) {
-			return field("annotations", "%.100q is too long for a note on its cgroup", key)
-		}
+	if err := CheckAnnotations(s.Annotations); err != nil {
+		return err
 	}
 	for key := range s.Linux.Sysctl {
 		if strings.Contains(key, "..") || strings.HasPrefix(key, "/") {
@@ -206,8 +213,8 @@ func checkProcess(p *specs.Process, at string) error {
 			return field(at+".ioPriority", "want a class IOPRIO_CLASS_RT, _BE or _IDLE and a priority of 0 to 7")
 		}
 	}
-	if c := p.ExecCPUAffinity; c != nil {
-		return field(at+".execCPUAffinity", "not supported yet")
+	if err := checkAffinity(p.ExecCPUAffinity, at+".execCPUAffinity"); err != nil {
+		return err
 	}
 	if o := p.OOMScoreAdj; o != nil && (*o < -1000 || *o > 1000) {
 		return field(at+".oomScoreAdj", "want -1000 to 1000, not %d", *o)
@@ -251,6 +258,11 @@ func checkNamespaces(s *specs.Spec) error {
 		return field("linux.uidMappings", "a new user namespace needs uid and gid mappings")
 	}
 	return nil
+}
+
+// has reports whether a namespace is the container's own, or joined.
+func has(s *specs.Spec, t specs.LinuxNamespaceType) bool {
+	return slices.ContainsFunc(s.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == t })
 }
 
 // owns reports whether the container gets a namespace of its own.

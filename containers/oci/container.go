@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,7 +17,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"github.com/powerd/powerd/containers/group"
@@ -36,6 +36,18 @@ type Engine struct {
 	// Placed, if not nil, is called when a container whose annotations say how powerd
 	// is to place it has its cgroup, and no process yet: it may set where it runs.
 	Placed func(ctx context.Context) error
+
+	// Step, if not nil, is told what of a start and end is done as it comes along, for
+	// measurements.
+	Step func(done string)
+
+	spares *spares // nil without Prepare
+}
+
+func (e *Engine) step(done string) {
+	if e.Step != nil {
+		e.Step(done)
+	}
 }
 
 // notes are those annotations that say how powerd is to place a container, powerd.class
@@ -57,6 +69,9 @@ type record struct {
 	// another process of the same number is not taken for it.
 	Started uint64    `json:"powerd_start_ticks"`
 	Cgroup  group.Ref `json:"powerd_cgroup"`
+	// Rdt are the resctrl groups its processes are in, and RdtMade those that go with it.
+	Rdt     []string  `json:"powerd_rdt,omitempty"`
+	RdtMade []string  `json:"powerd_rdt_made,omitempty"`
 	Created time.Time `json:"created"`
 }
 
@@ -117,6 +132,8 @@ func (e *Engine) Create(ctx context.Context, id, bundle string, o CreateOptions)
 
 // created is a container up to its program.
 type created struct {
+	dir     string
+	spec    *specs.Spec
 	record  *record
 	process *spawn.Process
 	receive func() (*Terminal, error) // nil without a terminal for us
@@ -130,10 +147,15 @@ func (e *Engine) begin(ctx context.Context, id, bundle string, o CreateOptions) 
 	if bundle, err = filepath.Abs(bundle); err != nil {
 		return nil, err
 	}
-	spec, err := Load(bundle)
+	config, err := read(bundle)
 	if err != nil {
 		return nil, err
 	}
+	spec, err := Parse(config)
+	if err != nil {
+		return nil, err
+	}
+	e.step("read config.json")
 	rootfs := spec.Root.Path
 	if !filepath.IsAbs(rootfs) {
 		rootfs = filepath.Join(bundle, rootfs)
@@ -151,7 +173,8 @@ func (e *Engine) begin(ctx context.Context, id, bundle string, o CreateOptions) 
 		return nil, fmt.Errorf("cannot create container %s: %v", id, err)
 	}
 	r := &record{State: specs.State{Version: specs.Version, ID: id, Status: specs.StateCreating, Bundle: bundle, Annotations: spec.Annotations}, Created: time.Now().UTC()}
-	c, err := e.create(ctx, dir, r, spec, rootfs, o)
+	c := &created{dir: dir, spec: spec, record: r}
+	err = e.create(ctx, c, config, rootfs, o)
 	if err == nil && o.Started != nil {
 		if err = o.Started(r.Pid); err != nil {
 			c.process.Close()
@@ -163,18 +186,33 @@ func (e *Engine) begin(ctx context.Context, id, bundle string, o CreateOptions) 
 	return c, nil
 }
 
-func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.Spec, rootfs string, o CreateOptions) (*created, error) {
+func (e *Engine) create(ctx context.Context, c *created, config []byte, rootfs string, o CreateOptions) error {
+	dir, r, spec := c.dir, c.record, c.spec
 	if !e.NoCgroups {
 		var err error
 		if r.Cgroup, err = e.Cgroups.Path(ctx, spec.Linux.CgroupsPath, r.ID); err != nil {
-			return nil, fmt.Errorf("cannot create container %s: %w", r.ID, err)
+			return fmt.Errorf("cannot create container %s: %w", r.ID, err)
 		}
 	}
-	// First the record, so that whatever happens delete finds it all.
-	if err := errors.Join(e.save(dir, r), saveConfig(dir, spec)); err != nil {
-		return nil, err
+	classes, err := planRdt(spec.Linux.IntelRdt, r.ID)
+	if err != nil {
+		return err
 	}
+	if classes != nil {
+		r.Rdt, r.RdtMade = []string{classes.group, classes.monitor}, classes.made
+	}
+	// First the record, so that whatever happens delete finds it all.
+	if err := errors.Join(e.save(dir, r), saveConfig(dir, config)); err != nil {
+		return err
+	}
+	if classes != nil {
+		if err := classes.create(); err != nil {
+			return err
+		}
+	}
+	e.step("save the first record")
 	var home *os.File
+	ready := func() error { return nil }
 	if !e.NoCgroups {
 		o := group.Options{Annotations: spec.Annotations, Attributes: notes(spec.Annotations)}
 		if uid, ok := group.Owner(spec); ok {
@@ -185,39 +223,40 @@ func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.
 			if errors.Is(err, fs.ErrExist) {
 				r.Cgroup = group.Ref{} // another's, and not to be removed
 			}
-			return nil, fmt.Errorf("cannot create container %s: %w", r.ID, err)
+			return fmt.Errorf("cannot create container %s: %w", r.ID, err)
 		}
 		defer g.Close()
-		r.Cgroup, home = g.Ref, g.Dir
+		r.Cgroup, home, ready = g.Ref, g.Dir, g.Ready
 		if err := e.save(dir, r); err != nil {
-			return nil, err
+			return err
 		}
 		if len(o.Attributes) > 0 && e.Placed != nil {
 			if err := e.Placed(ctx); err != nil {
-				return nil, fmt.Errorf("cannot create container %s: %w", r.ID, err)
+				return fmt.Errorf("cannot create container %s: %w", r.ID, err)
 			}
 		}
 	}
+	e.step("make the cgroup")
 	fifo := filepath.Join(dir, "start")
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
-		return nil, fmt.Errorf("cannot make %s: %v", fifo, err)
+		return fmt.Errorf("cannot make %s: %v", fifo, err)
 	}
 	start, err := os.OpenFile(fifo, os.O_RDWR, 0) // both ends: opening does not wait
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer start.Close()
 	if err := unix.SetNonblock(int(start.Fd()), false); err != nil {
-		return nil, err
+		return err
 	}
 	t, err := newTalk()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer t.Close()
 	con, receive, err := openConsole(spec.Process.Terminal, o.ConsoleSocket, o.Detach)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer con.Close()
 	made, err := makeMounts(spec, rootfs)
@@ -227,31 +266,40 @@ func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.
 		}
 	}()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	namespaces, err := planNamespaces(spec)
+	var spare *os.File
+	if owns(spec, specs.NetworkNamespace) && !has(spec, specs.UserNamespace) { // else it is another user namespace's
+		var done func()
+		spare, done = e.spares.takeNetwork()
+		defer done()
+		defer spare.Close()
+	}
+	namespaces, err := planNamespaces(spec, spare)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer namespaces.Close()
 	filter, err := compileFilter(spec)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	hooks := hookLists(spec.Hooks)
 	before := o.Visit != nil || len(spec.Linux.NetDevices) > 0 || len(hooks["prestart"])+len(hooks["createRuntime"])+len(hooks["createContainer"]) > 0
-	s, err := script(spec, rootfs, namespaces, parts{talk: t, start: start, console: con, made: made, overlay: o.Overlay, init: o.Init, visit: before,
+	s, err := script(spec, rootfs, namespaces, parts{talk: t, start: start, console: con, made: made, overlay: o.Overlay, init: o.Init, visit: before, rdt: r.Rdt,
 		identity: identity{preserve: o.Preserve, keepKeyring: o.KeepKeyring, console: con != nil, filter: filter, talk: t}})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for i := range o.Preserve {
 		s.Keep(spawn.FD(3 + i))
 	}
+	e.step("write the script")
 	p, err := spawn.Start(s, spawn.Options{Namespaces: namespaces.clone, Cgroup: home})
 	if err != nil {
-		return nil, fmt.Errorf("cannot create container %s: %w", r.ID, err)
+		return fmt.Errorf("cannot create container %s: %w", r.ID, err)
 	}
+	e.step("clone into namespaces and cgroup")
 	t.started()
 	var visit func(pid int) error
 	if before {
@@ -274,7 +322,7 @@ func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.
 			return runHooksInside(ctx, "createContainer", hooks["createContainer"], r.State)
 		}
 	}
-	err = e.accompany(p, r, spec, namespaces, t, visit, filter)
+	err = e.accompany(p, r, spec, namespaces, t, ready, visit, filter)
 	if err != nil {
 		werr := p.Wait()
 		unix.Kill(p.Pid, unix.SIGKILL) //nolint:errcheck // it has ended
@@ -291,10 +339,12 @@ func (e *Engine) create(ctx context.Context, dir string, r *record, spec *specs.
 		if status.Signaled() && status.Signal() == unix.SIGSYS {
 			err = field("linux.seccomp", "it kills the process for a system call that the runtime makes to start its program: allow at least capset, prctl, read, write, close_range and execve")
 		}
-		return nil, fmt.Errorf("cannot create container %s: %w", r.ID, err)
+		return fmt.Errorf("cannot create container %s: %w", r.ID, err)
 	}
+	e.step("mount, pivot, take privileges away")
 	r.Status = specs.StateCreated
-	return &created{r, p, receive}, e.save(dir, r)
+	c.process, c.receive = p, receive
+	return e.save(dir, r)
 }
 
 // givenUp is a failure of the runtime's own, not of the script's.
@@ -303,12 +353,15 @@ type givenUp struct{ error }
 func (g givenUp) Unwrap() error { return g.error }
 
 // accompany does the runtime's part while the script runs, until all is prepared.
-func (e *Engine) accompany(p *spawn.Process, r *record, spec *specs.Spec, namespaces *plan, t *talk, visit func(pid int) error, filter *seccomp.Filter) (err error) {
+func (e *Engine) accompany(p *spawn.Process, r *record, spec *specs.Spec, namespaces *plan, t *talk, ready func() error, visit func(pid int) error, filter *seccomp.Filter) (err error) {
 	giveUp := func(err error) error {
 		t.Close() // the script ends where it waits
 		return givenUp{err}
 	}
 	r.Pid = p.Pid
+	if err := ready(); err != nil {
+		return giveUp(err)
+	}
 	if namespaces.user {
 		if err := t.heard(); err != nil {
 			return errors.New("its process ended without a word")
@@ -352,12 +405,8 @@ func (e *Engine) accompany(p *spawn.Process, r *record, spec *specs.Spec, namesp
 }
 
 // saveConfig keeps the config a container was created with.
-func saveConfig(dir string, spec *specs.Spec) error {
-	data, err := json.Marshal(spec)
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "config.json"), data, 0o600)
-	}
-	if err != nil {
+func saveConfig(dir string, config []byte) error {
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), config, 0o600); err != nil {
 		return fmt.Errorf("cannot save the config: %v", err)
 	}
 	return nil
@@ -409,20 +458,18 @@ func mapByHelper(helper string, pid int, ids []specs.LinuxIDMapping) error {
 	return nil
 }
 
-// save replaces state.json at once: a crash leaves the old or the new.
+// save replaces state.json at once: a crash leaves the old or the new. It does not
+// outlive the machine's, after which there is no container that it could tell of, so
+// nothing waits for a disk.
 func (e *Engine) save(dir string, r *record) error {
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "state-")
-	if err != nil {
-		return fmt.Errorf("cannot save state: %v", err)
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
+	name := filepath.Join(dir, "state.json")
+	err = os.WriteFile(name+".new", data, 0o600)
 	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, "state.json"))
+		err = os.Rename(name+".new", name)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot save state: %v", err)
@@ -435,7 +482,7 @@ func (e *Engine) load(id string) (dir string, r *record, err error) {
 		return "", nil, err
 	}
 	data, err := os.ReadFile(filepath.Join(dir, "state.json"))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(data) == 0 { // empty: a machine crashed
 		if _, serr := os.Stat(dir); serr == nil { // killed before its first record
 			return dir, &record{State: specs.State{Version: specs.Version, ID: id, Status: specs.StateCreating}}, nil
 		}
@@ -445,7 +492,7 @@ func (e *Engine) load(id string) (dir string, r *record, err error) {
 		return "", nil, fmt.Errorf("cannot read state: %v", err)
 	}
 	r = &record{}
-	if err := json.Unmarshal(data, r); err != nil {
+	if err := decode(data, r); err != nil {
 		return "", nil, fmt.Errorf("cannot read state of container %s: %v", id, err)
 	}
 	switch now, alive := startTime(r.Pid); {
@@ -464,19 +511,23 @@ func (e *Engine) load(id string) (dir string, r *record, err error) {
 }
 
 // startTime returns when a process started, in ticks since boot; a zombie is none.
+//
+// See proc_pid_stat(5).
 func startTime(pid int) (uint64, bool) {
 	if pid <= 0 {
 		return 0, false
 	}
-	p, err := procfs.NewProc(pid)
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, false
 	}
-	stat, err := p.Stat()
-	if err != nil || stat.State == "Z" || stat.State == "X" {
+	// After the name, which may hold anything, come the fields from the third on.
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
 		return 0, false
 	}
-	return stat.Starttime, true
+	started, err := strconv.ParseUint(fields[19], 10, 64)
+	return started, err == nil
 }
 
 // State returns what a container is doing.
@@ -501,9 +552,13 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	return start(ctx, dir, r, spec)
+}
+
+func start(ctx context.Context, dir string, r *record, spec *specs.Spec) error {
 	hooks := hookLists(spec.Hooks)
 	if err := runHooksInside(ctx, "startContainer", hooks["startContainer"], r.State); err != nil {
-		return errors.Join(fmt.Errorf("cannot start container %s: %w", id, err), r.signal(unix.SIGKILL))
+		return errors.Join(fmt.Errorf("cannot start container %s: %w", r.ID, err), r.signal(unix.SIGKILL))
 	}
 	fifo := filepath.Join(dir, "start")
 	f, err := os.OpenFile(fifo, os.O_WRONLY|unix.O_NONBLOCK, 0)
@@ -512,7 +567,7 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
-		return fmt.Errorf("cannot start container %s: %v", id, err)
+		return fmt.Errorf("cannot start container %s: %v", r.ID, err)
 	}
 	if err := os.Remove(fifo); err != nil {
 		return err
@@ -572,11 +627,16 @@ func (e *Engine) Delete(ctx context.Context, id string, force bool) error {
 	if r.Status != specs.StateStopped && !force {
 		return fmt.Errorf("cannot delete container %s: it is %s; --force kills it first", id, r.Status)
 	}
-	spec, serr := Load(dir)
+	spec, _ := Load(dir)
+	return e.remove(ctx, dir, r, spec)
+}
+
+// remove deletes a container; without a spec it has no hooks.
+func (e *Engine) remove(ctx context.Context, dir string, r *record, spec *specs.Spec) error {
 	if err := e.destroy(ctx, dir, r); err != nil {
 		return err
 	}
-	if serr == nil { // the hooks' failure does not keep a container
+	if spec != nil { // the hooks' failure does not keep a container
 		r.Status, r.Pid = specs.StateStopped, 0
 		return runHooks(ctx, "poststop", hookLists(spec.Hooks)["poststop"], r.State)
 	}
@@ -606,6 +666,9 @@ func (e *Engine) destroy(ctx context.Context, dir string, r *record) error {
 			return fmt.Errorf("cannot delete container %s: its process %d does not end", r.ID, r.Pid)
 		}
 		time.Sleep(wait)
+	}
+	if err := removeRdt(r.RdtMade); err != nil {
+		return err
 	}
 	// At once, so that nobody takes half of it for a container.
 	err := os.Rename(dir, dir+gone)
@@ -647,16 +710,23 @@ func (e *Engine) Run(ctx context.Context, id, bundle string, o CreateOptions, si
 		return 0, err
 	}
 	defer c.process.Pidfd.Close()
-	err = e.Start(ctx, id)
+	err = start(ctx, c.dir, c.record, c.spec)
 	if err == nil {
 		if err = c.process.Wait(); err != nil {
 			err = fmt.Errorf("cannot start container %s: %w", id, err)
 		}
 	}
+	e.step("start the program")
 	if o.Detach && err == nil {
 		return 0, nil
 	}
-	defer func() { err = errors.Join(err, e.Delete(ctx, id, true)) }()
+	defer func() {
+		e.step("run the program to its end")
+		defer e.step("remove cgroup and state")
+		if _, serr := os.Lstat(c.dir); !errors.Is(serr, fs.ErrNotExist) { // else somebody has deleted it
+			err = errors.Join(err, e.remove(ctx, c.dir, c.record, c.spec))
+		}
+	}()
 	if err != nil {
 		return 0, err
 	}
@@ -667,5 +737,7 @@ func (e *Engine) Run(ctx context.Context, id, bundle string, o CreateOptions, si
 		}
 		defer terminal.Close()
 	}
-	return foreground(c.record.Pid, terminal, signals, func(sig unix.Signal) { _ = e.Kill(id, sig, false) }), nil // it may just have ended
+	code = foreground(c.record.Pid, terminal, signals, func(sig unix.Signal) { _ = e.Kill(id, sig, false) }) // it may just have ended
+	c.record.Pid = 0
+	return code, nil
 }

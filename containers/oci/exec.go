@@ -119,7 +119,8 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 		defer home.Close()
 	}
 	b := &builder{spec: spec}
-	in := identity{preserve: o.Preserve}
+	// What the container's own process says counts for those that follow it.
+	in := identity{preserve: o.Preserve, affinity: cmp.Or(o.Process.ExecCPUAffinity, spec.Process.ExecCPUAffinity)}
 	if in.filter, err = compileFilter(spec); err != nil {
 		return 0, err
 	}
@@ -130,6 +131,7 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 		defer in.talk.Close()
 	}
 	b.begin(o.Process)
+	b.joinRdt(r.Rdt...)
 	for i := range o.Preserve {
 		b.Keep(spawn.FD(3 + i))
 	}
@@ -155,7 +157,7 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 	if err := b.Exec(o.Process.Args[0], o.Process.Args, o.Process.Env, searchPath(o.Process)); err != nil {
 		return 0, err
 	}
-	p, err := spawn.Start(&b.Script, spawn.Options{Cgroup: home})
+	p, err := startOn(in.affinity, &b.Script, spawn.Options{Cgroup: home})
 	if err != nil {
 		return 0, fmt.Errorf("cannot exec in container %s: %w", id, err)
 	}
@@ -230,6 +232,9 @@ func foreground(pid int, terminal *Terminal, signals <-chan os.Signal, kill func
 		var restore func()
 		done, restore = terminal.Relay(os.Stdin, os.Stdout)
 		defer restore()
+	}
+	if terminal == nil && signals == nil {
+		return ExitCode(waitFor(pid))
 	}
 	ended := make(chan unix.WaitStatus, 1)
 	go func() { ended <- waitFor(pid) }()

@@ -25,11 +25,20 @@ func Features() *features.Features {
 			Seccomp:         seccomp.Features(),
 			Apparmor:        &features.Apparmor{Enabled: &yes},
 			Selinux:         &features.Selinux{Enabled: &yes},
-			IntelRdt:        &features.IntelRdt{Enabled: &no},
+			IntelRdt:        &features.IntelRdt{Enabled: &yes, Schemata: &yes, Monitoring: &yes},
+			MemoryPolicy:    &features.MemoryPolicy{},
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
 			NetDevices:      &features.NetDevices{Enabled: &yes},
 		},
 	}
+	for mode := range memoryModes {
+		f.Linux.MemoryPolicy.Modes = append(f.Linux.MemoryPolicy.Modes, string(mode))
+	}
+	for flag := range memoryFlags {
+		f.Linux.MemoryPolicy.Flags = append(f.Linux.MemoryPolicy.Flags, string(flag))
+	}
+	slices.Sort(f.Linux.MemoryPolicy.Modes)
+	slices.Sort(f.Linux.MemoryPolicy.Flags)
 	for kind := range cloneFlags {
 		f.Linux.Namespaces = append(f.Linux.Namespaces, string(kind))
 	}

@@ -37,8 +37,9 @@ type plan struct {
 	fork    bool
 }
 
-// planNamespaces opens what is joined by path. Close it when the process has started.
-func planNamespaces(s *specs.Spec) (p *plan, err error) {
+// planNamespaces opens what is joined by path, and takes a network namespace that was
+// prepared, if there is one. Close it when the process has started.
+func planNamespaces(s *specs.Spec, network *os.File) (p *plan, err error) {
 	p = &plan{}
 	defer func() {
 		if err != nil {
@@ -50,6 +51,12 @@ func planNamespaces(s *specs.Spec) (p *plan, err error) {
 		if ns.Path == "" {
 			switch ns.Type {
 			case specs.CgroupNamespace: // made when it is in its cgroup
+			case specs.NetworkNamespace:
+				if network == nil {
+					p.unshare |= unix.CLONE_NEWNET
+					continue
+				}
+				p.joins = append(p.joins, join{kind: ns.Type, path: "its network", file: network})
 			case specs.UserNamespace:
 				p.user = true
 			case specs.TimeNamespace:

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -98,6 +99,14 @@ func takeTree(name string, recursive int) (*os.File, error) {
 
 // userNamespace makes a user namespace that holds nobody.
 func userNamespace(uids, gids []specs.LinuxIDMapping) (*os.File, error) {
+	return newNamespace(unix.CLONE_NEWUSER, "user", func(pid int) error {
+		return writeMaps(pid, &specs.Spec{Linux: &specs.Linux{UIDMappings: uids, GIDMappings: gids}})
+	})
+}
+
+// newNamespace makes a namespace that holds nobody, when visit, if not nil, has seen the
+// process that it is made with.
+func newNamespace(flag uintptr, file string, visit func(pid int) error) (*os.File, error) {
 	t, err := newTalk()
 	if err != nil {
 		return nil, err
@@ -105,7 +114,7 @@ func userNamespace(uids, gids []specs.LinuxIDMapping) (*os.File, error) {
 	defer t.Close()
 	b := &builder{}
 	t.ask(b, "read its namespace")
-	p, err := spawn.Start(&b.Script, spawn.Options{Namespaces: unix.CLONE_NEWUSER})
+	p, err := spawn.Start(&b.Script, spawn.Options{Namespaces: flag})
 	if err != nil {
 		return nil, err
 	}
@@ -114,8 +123,76 @@ func userNamespace(uids, gids []specs.LinuxIDMapping) (*os.File, error) {
 		p.Close()
 		waitFor(p.Pid)
 	}()
-	if err := writeMaps(p.Pid, &specs.Spec{Linux: &specs.Linux{UIDMappings: uids, GIDMappings: gids}}); err != nil {
-		return nil, err
+	if visit != nil {
+		if err := visit(p.Pid); err != nil {
+			return nil, err
+		}
 	}
-	return os.Open(filepath.Join("/proc", fmt.Sprint(p.Pid), "ns/user"))
+	return os.Open(filepath.Join("/proc", fmt.Sprint(p.Pid), "ns", file))
+}
+
+// spares is what Prepare keeps.
+type spares struct {
+	network chan *os.File
+	wanted  chan struct{}
+}
+
+// Prepare makes beforehand what the next container will need, and again each time that
+// one was created: a network namespace, which takes the kernel as long as all else of a
+// start. It is for a process that starts many containers; what it cannot make is made
+// when a container needs it. It must not be called while one is created, nor stop, which
+// ends it.
+func (e *Engine) Prepare() (stop func()) {
+	s := &spares{network: make(chan *os.File, 1), wanted: make(chan struct{}, 1)}
+	e.spares = s
+	ended, quit := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			if f, err := newNamespace(unix.CLONE_NEWNET, "net", nil); err == nil {
+				select {
+				case s.network <- f:
+				default: // two had asked for it
+					f.Close()
+				}
+			}
+			select {
+			case <-s.wanted:
+			case <-quit:
+				return
+			}
+		}
+	}()
+	return sync.OnceFunc(func() {
+		close(quit)
+		<-ended
+		e.spares = nil
+		select {
+		case f := <-s.network:
+			f.Close()
+		default:
+		}
+	})
+}
+
+// takeNetwork is a network namespace that was prepared, nil if there is none. After done
+// there will be another.
+func (s *spares) takeNetwork() (f *os.File, done func()) {
+	if s == nil {
+		return nil, func() {}
+	}
+	done = func() {
+		if len(s.network) > 0 {
+			return
+		}
+		select {
+		case s.wanted <- struct{}{}:
+		default: // another container has asked
+		}
+	}
+	select {
+	case f = <-s.network:
+	default:
+	}
+	return f, done
 }

@@ -25,6 +25,7 @@ type identity struct {
 	filter      *seccomp.Filter // may be nil
 	console     bool            // its standard descriptors are a terminal's
 	talk        *talk           // to tell of a listener
+	affinity    *specs.CPUAffinity
 }
 
 var ioClasses = map[specs.IOPriorityClass]int{specs.IOPRIO_CLASS_RT: 1, specs.IOPRIO_CLASS_BE: 2, specs.IOPRIO_CLASS_IDLE: 3}
@@ -172,6 +173,12 @@ func (b *builder) process(p *specs.Process, in identity) error {
 	}
 	if per := b.spec.Linux.Personality; per != nil {
 		b.Do("set linux.personality", unix.SYS_PERSONALITY, personalities[per.Domain])
+	}
+	if err := b.memoryPolicy(); err != nil {
+		return err
+	}
+	if err := b.affinity(in.affinity); err != nil {
+		return err
 	}
 	for _, r := range p.Rlimits {
 		lim := &unix.Rlimit{Cur: r.Soft, Max: r.Hard}

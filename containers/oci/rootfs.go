@@ -16,9 +16,7 @@ import (
 )
 
 // mounts makes the root and all that is mounted in it, everything by descriptor.
-// It returns copies of /dev/null for the masked files, made while the host's is
-// still at hand.
-func (b *builder) mounts(rootfs string, overlay *Overlay, made map[int]*os.File) (nulls []spawn.Register, err error) {
+func (b *builder) mounts(rootfs string, overlay *Overlay, made map[int]*os.File) error {
 	const what = "make the root"
 	// What is shared with the host has to be taken before nothing is any more.
 	shared := map[int]spawn.Register{}
@@ -30,10 +28,17 @@ func (b *builder) mounts(rootfs string, overlay *Overlay, made map[int]*os.File)
 	b.Do("keep mounts from the host", unix.SYS_MOUNT, 0, "/", 0, unix.MS_REC|unix.MS_SLAVE, 0)
 	if overlay != nil {
 		if made[madeRoot] != nil {
-			return nil, errors.New("cannot make the root: an overlay is not for a user namespace of its own, whose root does not own its folders; give it a copy")
+			return errors.New("cannot make the root: an overlay is not for a user namespace of its own, whose root does not own its folders; give it a copy")
 		}
 		if err := b.overlay(rootfs, overlay); err != nil {
-			return nil, err
+			return err
+		}
+	}
+	folders := []string{rootfs}
+	if overlay != nil {
+		folders = overlay.Lower
+		if overlay.Upper != "" {
+			folders = append([]string{overlay.Upper}, folders...)
 		}
 	}
 	if tree := made[madeRoot]; tree != nil {
@@ -45,10 +50,11 @@ func (b *builder) mounts(rootfs string, overlay *Overlay, made map[int]*os.File)
 	b.Do(what, unix.SYS_MOVE_MOUNT, b.root, "", unix.AT_FDCWD, rootfs, unix.MOVE_MOUNT_F_EMPTY_PATH)
 
 	ownDev := false
+	var covered []string
 	for i, mount := range b.spec.Mounts {
 		o, err := parseMountOptions(mount.Options)
 		if err != nil {
-			return nil, field(fmt.Sprintf("mounts[%d].options", i), "%v", err)
+			return field(fmt.Sprintf("mounts[%d].options", i), "%v", err)
 		}
 		what := "mount " + mount.Destination
 		isFile := false
@@ -57,14 +63,14 @@ func (b *builder) mounts(rootfs string, overlay *Overlay, made map[int]*os.File)
 			mfd = spawn.FD(made[i].Fd())
 			info, err := made[i].Stat()
 			if err != nil {
-				return nil, err
+				return err
 			}
 			isFile = !info.IsDir()
 			b.attributes(what, mfd, false, o.set, o.clear, 0)
 		} else if o.bind || mount.Type == "bind" {
 			info, err := os.Stat(mount.Source)
 			if err != nil {
-				return nil, field(fmt.Sprintf("mounts[%d].source", i), "%v", err)
+				return field(fmt.Sprintf("mounts[%d].source", i), "%v", err)
 			}
 			isFile = !info.IsDir()
 			if m, ok := shared[i]; ok {
@@ -86,26 +92,20 @@ func (b *builder) mounts(rootfs string, overlay *Overlay, made map[int]*os.File)
 		if o.propagation != 0 {
 			b.attributes(what, mfd, o.recPropagation, 0, 0, o.propagation)
 		}
-		b.makePath(mount.Destination, isFile)
-		b.attach(what, mfd, b.openIn(what, mount.Destination, unix.O_PATH).Save())
+		destination := inImage(folders, mount.Destination, covered)
+		covered = append(covered, destination)
+		b.makePath(destination, isFile)
+		b.attach(what, mfd, b.openIn(what, destination, unix.O_PATH).Save())
 	}
 	if ownDev {
 		b.defaultDevices()
 	}
 	for i, d := range b.spec.Linux.Devices {
 		if err := b.device(fmt.Sprintf("linux.devices[%d]", i), d); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	// The host's null device, and nothing that was put in its place.
-	var null unix.Stat_t
-	if err := unix.Stat("/dev/null", &null); err != nil || null.Mode&unix.S_IFMT != unix.S_IFCHR || null.Rdev != unix.Mkdev(1, 3) {
-		return nil, errors.New("cannot mask files: the host's /dev/null is not the null device")
-	}
-	for range b.spec.Linux.MaskedPaths {
-		nulls = append(nulls, b.Do("take the null device along", unix.SYS_OPEN_TREE, unix.AT_FDCWD, "/dev/null", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC).Save())
-	}
-	return nulls, nil
+	return nil
 }
 
 // labelled adds linux.mountLabel to the options of a file system that takes it.
@@ -206,9 +206,8 @@ func (b *builder) pivot() {
 	}
 }
 
-// hide makes paths read-only or unreadable, in the root itself.
-func (b *builder) hide(nulls []spawn.Register) {
-	const plain = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+// sysctls sets linux.sysctl.
+func (b *builder) sysctls() {
 	for key, value := range b.spec.Linux.Sysctl {
 		what := "set sysctl " + key
 		// The host's own /proc, whose sysctls are those of the namespaces of whoever
@@ -218,6 +217,15 @@ func (b *builder) hide(nulls []spawn.Register) {
 		b.Do(what, unix.SYS_WRITE, fd, []byte(value), len(value))
 		b.close(fd)
 	}
+}
+
+// ownFolder is a folder of the host's, which in the container's mount namespace is free
+// to mount something on, as long as there is the old root.
+const ownFolder = "/proc"
+
+// hide makes paths read-only or unreadable, before the pivot: what covers them is the
+// host's null device, and nothing that was put in its place (CVE-2025-31133).
+func (b *builder) hide() error {
 	for _, p := range b.spec.Linux.ReadonlyPaths {
 		what := "make " + p + " read-only"
 		on := b.openIn(what, p, unix.O_PATH)
@@ -228,20 +236,39 @@ func (b *builder) hide(nulls []spawn.Register) {
 		b.attach(what, m, fd)
 		absent()
 	}
-	for i, p := range b.spec.Linux.MaskedPaths {
+	if len(b.spec.Linux.MaskedPaths) == 0 {
+		return nil
+	}
+	var null unix.Stat_t
+	if err := unix.Stat("/dev/null", &null); err != nil || null.Mode&unix.S_IFMT != unix.S_IFCHR || null.Rdev != unix.Mkdev(1, 3) {
+		return errors.New("cannot mask files: the host's /dev/null is not the null device")
+	}
+	// One empty folder for all, for a file system is dear.
+	const what = "make an empty folder"
+	empty := b.newMount(what, "tmpfs", "tmpfs", nil, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	b.Do(what, unix.SYS_MOVE_MOUNT, empty, "", unix.AT_FDCWD, ownFolder, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	copied := func(what string, from any, name string) spawn.Register {
+		return b.Do(what, unix.SYS_OPEN_TREE, from, name, atEmpty|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC).Save()
+	}
+	for _, p := range b.spec.Linux.MaskedPaths {
 		what := "mask " + p
 		dir := b.openIn(what, p, unix.O_PATH|unix.O_DIRECTORY)
 		fd := dir.Save()
 		isFile, absent := b.on(dir, syscall.ENOTDIR), b.on(dir, syscall.ENOENT)
-		m := b.newMount(what, "tmpfs", "tmpfs", nil, plain|unix.MOUNT_ATTR_RDONLY)
-		b.attach(what, m, fd)
+		b.attach(what, copied(what, empty, ""), fd)
 		over := b.jump()
 		isFile()
 		on := b.openIn(what, p, unix.O_PATH).Save()
-		b.attach(what, nulls[i], on)
+		b.attach(what, copied(what, unix.AT_FDCWD, "/dev/null"), on)
 		over()
 		absent()
 	}
+	b.close(empty)
+	return nil
+}
+
+// seal makes the root read-only if it is to be.
+func (b *builder) seal() {
 	if b.spec.Root.Readonly {
 		root := b.rootAgain()
 		b.attributes("make the root read-only", root, false, unix.MOUNT_ATTR_RDONLY, 0, 0)

@@ -20,6 +20,7 @@ type parts struct {
 	made    map[int]*os.File
 	overlay *Overlay // nil: the root's folder is the root
 	init    bool     // an init stays as process 1
+	rdt     []string // resctrl groups to join
 	visit   bool     // the runtime has something to do in its namespaces before the pivot
 	identity
 }
@@ -28,6 +29,7 @@ type parts struct {
 func script(s *specs.Spec, rootfs string, pl *plan, in parts) (*spawn.Script, error) {
 	b := &builder{spec: s}
 	b.begin(s.Process)
+	b.joinRdt(in.rdt...)
 	pl.enter(b, in.talk)
 	if s.Hostname != "" {
 		b.Do("set hostname", unix.SYS_SETHOSTNAME, s.Hostname, len(s.Hostname))
@@ -41,12 +43,14 @@ func script(s *specs.Spec, rootfs string, pl *plan, in parts) (*spawn.Script, er
 	if !in.init {
 		b.Do("start a session", unix.SYS_SETSID).Ignore(syscall.EPERM)
 	}
-	nulls, err := b.mounts(rootfs, in.overlay, in.made)
-	if err != nil {
+	if err := b.mounts(rootfs, in.overlay, in.made); err != nil {
 		return nil, err
 	}
 	if in.visit {
 		in.talk.ask(b, "visit its namespaces")
+	}
+	if err := b.hide(); err != nil {
+		return nil, err
 	}
 	b.pivot()
 	if in.console != nil {
@@ -55,7 +59,8 @@ func script(s *specs.Spec, rootfs string, pl *plan, in parts) (*spawn.Script, er
 			b.control()
 		}
 	}
-	b.hide(nulls)
+	b.sysctls()
+	b.seal()
 	if err := b.process(s.Process, in.identity); err != nil {
 		return nil, err
 	}

@@ -6,7 +6,6 @@ import (
 	"runtime"
 	"slices"
 
-	"github.com/elastic/go-seccomp-bpf/arch"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -53,12 +52,6 @@ var flags = map[specs.LinuxSeccompFlag]uintptr{
 }
 
 const waitKillable = 0x20 // SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
-
-// tables are the architectures by the spec's names. x32 shares x86_64's number of an
-// architecture.
-var tables = map[specs.Arch]*arch.Info{
-	specs.ArchX86_64: arch.X86_64, specs.ArchX86: arch.I386, specs.ArchX32: arch.X32, specs.ArchARM: arch.ARM, specs.ArchAARCH64: arch.AARCH64,
-}
 
 var native = map[string]specs.Arch{"amd64": specs.ArchX86_64, "arm64": specs.ArchAARCH64, "arm": specs.ArchARM, "386": specs.ArchX86}
 
@@ -109,11 +102,11 @@ func Compile(p *specs.LinuxSeccomp) (*Filter, error) {
 	}
 	f.Listener, f.Metadata = p.ListenerPath, p.ListenerMetadata
 	arches := []specs.Arch{native[runtime.GOARCH]}
-	if tables[arches[0]] == nil {
+	if tables()[arches[0]] == nil {
 		return nil, fmt.Errorf("cannot compile linux.seccomp: the system calls of %s are not known", runtime.GOARCH)
 	}
 	for i, a := range p.Architectures {
-		if tables[a] == nil {
+		if tables()[a] == nil {
 			return nil, field(fmt.Sprintf("architectures[%d]", i), "%q is not supported", a)
 		}
 		if !slices.Contains(arches, a) {
@@ -181,22 +174,22 @@ func Compile(p *specs.LinuxSeccomp) (*Filter, error) {
 	refuses := p.DefaultAction != specs.ActAllow && p.DefaultAction != specs.ActLog
 	var prog []bpf.Instruction
 	prog = append(prog, bpf.LoadAbsolute{Off: 4, Size: 4})
-	for _, id := range []arch.AuditArch{arch.X86_64.ID, arch.I386.ID, arch.AARCH64.ID, arch.ARM.ID} {
+	for _, id := range []auditArch{auditX86_64, auditI386, auditAArch64, auditARM} {
 		calls := map[uint32][]rule{}
 		found := false
 		newest := uint32(0)
 		for _, a := range arches {
-			t := tables[a]
-			if t.ID != id {
+			t := tables()[a]
+			if t.id != id {
 				continue
 			}
 			found = true
 			for _, r := range rules {
-				nr, ok := t.SyscallNames[r.name]
+				nr, ok := t.numbers[r.name]
 				if !ok {
 					continue
 				}
-				n := uint32(nr | t.SeccompMask)
+				n := nr | t.mask
 				calls[n] = append(calls[n], r.rule)
 				newest = max(newest, n&^x32Bit)
 			}
@@ -214,7 +207,7 @@ func Compile(p *specs.LinuxSeccomp) (*Filter, error) {
 			next = n + 1
 		}
 		spans = append(spans, span{from: next, body: answer(def)})
-		spans = unify(spans, def, newest, refuses, id == arch.X86_64.ID && !slices.Contains(arches, specs.ArchX32))
+		spans = unify(spans, def, newest, refuses, id == auditX86_64 && !slices.Contains(arches, specs.ArchX32))
 		body := append([]bpf.Instruction{bpf.LoadAbsolute{Off: 0, Size: 4}}, search(spans)...)
 		prog = append(prog, bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(id), SkipTrue: 1}, bpf.Jump{Skip: uint32(len(body))})
 		prog = append(prog, body...)

@@ -17,7 +17,7 @@ import (
 
 // run plays a filter on a call, as the kernel does: the machine's words, big-endian
 // for the interpreter.
-func run(t testing.TB, f *Filter, id arch.AuditArch, nr uint32, args [6]uint64) uint32 {
+func run(t testing.TB, f *Filter, id auditArch, nr uint32, args [6]uint64) uint32 {
 	t.Helper()
 	var raw []bpf.RawInstruction
 	for _, i := range f.Program {
@@ -110,7 +110,7 @@ func TestAgainstRules(t *testing.T) {
 					break
 				}
 			}
-			if got := run(t, f, arch.X86_64.ID, uint32(nr), args); got != want {
+			if got := run(t, f, auditX86_64, uint32(nr), args); got != want {
 				data, _ := json.Marshal(p)
 				t.Fatalf("%s%v: %#x, want %#x\n%s", name, args, got, want, data)
 			}
@@ -128,20 +128,20 @@ func TestArchitectures(t *testing.T) {
 	}
 	for _, c := range []struct {
 		why  string
-		id   arch.AuditArch
+		id   auditArch
 		nr   uint32
 		arg  uint64
 		want uint32
 	}{
-		{"x86_64's read", arch.X86_64.ID, 0, 0, 0x7fff0000},
-		{"i386's read", arch.I386.ID, 3, 0, 0x7fff0000},
-		{"i386's restart_syscall", arch.I386.ID, 0, 0, retErrno | 38},
-		{"x32's read", arch.X86_64.ID, x32Bit, 0, retErrno | 38},
-		{"an architecture that is not meant", arch.AARCH64.ID, 63, 0, 0},
-		{"one argument or the other", arch.X86_64.ID, 56, 1, retErrno | 7},
-		{"one argument or the other", arch.X86_64.ID, 56, 2, retErrno | 7},
-		{"no argument", arch.X86_64.ID, 56, 3, retErrno | 38},
-		{"a call to come", arch.X86_64.ID, 600, 0, retErrno | 38},
+		{"x86_64's read", auditX86_64, 0, 0, 0x7fff0000},
+		{"i386's read", auditI386, 3, 0, 0x7fff0000},
+		{"i386's restart_syscall", auditI386, 0, 0, retErrno | 38},
+		{"x32's read", auditX86_64, x32Bit, 0, retErrno | 38},
+		{"an architecture that is not meant", auditAArch64, 63, 0, 0},
+		{"one argument or the other", auditX86_64, 56, 1, retErrno | 7},
+		{"one argument or the other", auditX86_64, 56, 2, retErrno | 7},
+		{"no argument", auditX86_64, 56, 3, retErrno | 38},
+		{"a call to come", auditX86_64, 600, 0, retErrno | 38},
 	} {
 		if got := run(t, f, c.id, c.nr, [6]uint64{c.arg}); got != c.want {
 			t.Errorf("%s: %#x, want %#x", c.why, got, c.want)
@@ -193,7 +193,7 @@ func FuzzCompile(f *testing.F) {
 			}
 			return
 		}
-		run(t, filter, arch.X86_64.ID, nr, [6]uint64{})
+		run(t, filter, auditX86_64, nr, [6]uint64{})
 	})
 }
 

@@ -43,7 +43,7 @@ func Features() *features.Seccomp {
 	for _, o := range slices.Sorted(maps.Keys(comparisons)) {
 		s.Operators = append(s.Operators, string(o))
 	}
-	for _, a := range slices.Sorted(maps.Keys(tables)) {
+	for _, a := range slices.Sorted(maps.Keys(tables())) {
 		s.Archs = append(s.Archs, string(a))
 	}
 	for _, f := range slices.Sorted(maps.Keys(flags)) {

@@ -57,6 +57,9 @@ type Call struct {
 
 // Data puts bytes into the process to come, aligned to 8.
 func (s *Script) Data(b []byte) Addr {
+	if s.data == nil {
+		s.data = make([]byte, 0, 16<<10)
+	}
 	for len(s.data)%8 != 0 {
 		s.data = append(s.data, 0)
 	}
@@ -81,6 +84,9 @@ func (s *Script) Keep(fd FD) {
 // a uint64, a uintptr, a Register, an FD, an Addr, or what the call gets a pointer
 // to: a string (which gets its NUL) or a []byte.
 func (s *Script) Do(what string, trap uintptr, args ...any) Call {
+	if s.calls == nil { // as many as a container takes
+		s.calls, s.what = make([]call, 0, 512), make([]string, 0, 512)
+	}
 	c := call{trap: trap}
 	for i, a := range args {
 		switch a := a.(type) {

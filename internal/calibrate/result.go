@@ -234,6 +234,11 @@ func (r *reading) because(l combination, blame []Param) string {
 			return why + ", so no core is awake without work"
 		}
 	}
+	for p := range l {
+		if why := r.m.Kinds[p.Kind].Fixed; why != "" && (p.Role == Idle || p.Role == Kept) {
+			return why
+		}
+	}
 	return "no two points differ in it alone: it goes with " + strings.Join(names, ", ")
 }
 

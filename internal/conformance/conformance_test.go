@@ -84,10 +84,10 @@ func programs(t *testing.T) string {
 }
 
 // build makes a program as a node can run it.
-func build(t *testing.T, pkg string) string {
+func build(t *testing.T, pkg string, flags ...string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "program")
-	cmd := exec.Command("go", "build", "-trimpath", "-o", file, pkg)
+	cmd := exec.Command("go", append(append([]string{"build", "-trimpath", "-o", file}, flags...), pkg)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -101,7 +101,7 @@ func node(t *testing.T, disks ...string) *testbed.Node {
 	if testing.Short() {
 		t.Skip("boots a node")
 	}
-	binary := build(t, "github.com/powerd/powerd/cmd/powerd")
+	binary := build(t, "github.com/powerd/powerd/cmd/powerd", "-tags=powerd_oci")
 	busybox, err := filepath.EvalSymlinks("/bin/busybox")
 	if err != nil {
 		t.Fatal(err)

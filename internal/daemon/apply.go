@@ -129,6 +129,34 @@ func (d *Daemon) wanted(file string, planned bool, value func() string) (string,
 	return d.journal.First(file)
 }
 
+// limits is a container's cpu.max in cpus as powerd has set it, and as it was before; 0
+// is no limit.
+func (d *Daemon) limits(c Contained) (limit, before float64) {
+	cpus := func(m containers.CPUMax) float64 {
+		if m.Quota <= 0 || m.Period <= 0 {
+			return 0
+		}
+		return float64(m.Quota) / float64(m.Period)
+	}
+	if c.Max == nil {
+		return 0, 0
+	}
+	first, written := "", false
+	if d.journal != nil {
+		first, written = d.journal.First(containers.NewTree(d.fs, d.mount).Path(c.ID, "cpu.max"))
+	}
+	if !written {
+		return 0, cpus(*c.Max)
+	}
+	if m, err := containers.ParseCPUMax(first); err == nil {
+		before = cpus(m)
+	}
+	if limit = cpus(*c.Max); limit == before { // given back
+		limit = 0
+	}
+	return limit, before
+}
+
 // cpuMax prints a limit in cpus as cpu.max.
 func cpuMax(limit placement.Limit) string {
 	cpus := float64(limit)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -26,7 +27,13 @@ type model struct {
 	curves []cpufreq.Curve
 	of     *Hardware
 	demand map[containers.ID]float64 // in cores of the fastest kind at their fastest
-	other  float64
+	// charged is what containers with a budget were charged lately.
+	charged map[containers.ID]charge
+	other   float64
+	// average is the demand of classes over minutes, and steady what decisions go by: it
+	// follows average only when that has moved.
+	average, steady map[string]float64
+	watched         units.Seconds // how long
 	// last is what happened in the last interval.
 	last interval
 }
@@ -117,11 +124,11 @@ func between(last, seen *Seen) (iv interval, ok bool) {
 	usedTotal := 0.0
 	for _, c := range seen.Containers {
 		was, known := before[c.ID]
-		if !known || c.Stat.Usage < was { // new, or another of the same name
+		if !known {
+			continue
+		}
+		if c.Stat.Usage < was { // another of the same name
 			was = max(0, c.Stat.Usage-time.Duration(float64(iv.seconds)*1e9)*time.Duration(max(1, h.Topology.Online.Len())))
-			if !known {
-				was = c.Stat.Usage
-			}
 		}
 		iv.used[c.ID] = c.Stat.Usage - was
 		usedTotal += iv.used[c.ID].Seconds()
@@ -156,31 +163,39 @@ func shares(before, after []time.Duration, n int) []float64 {
 
 // learn returns the model with what happened since the last reading.
 func (m model) learn(last, seen *Seen) (next model) {
-	next = model{power: m.power, shown: m.shown, curves: m.curves, of: m.of, demand: make(map[containers.ID]float64, len(seen.Containers)), other: m.other}
+	next = model{power: m.power, shown: m.shown, curves: m.curves, of: m.of, demand: make(map[containers.ID]float64, len(seen.Containers)), charged: m.charged, other: m.other}
 	if next.power == (energy.Model{}) {
 		next.power = energy.NewModel(prior(seen.Hardware))
 	}
 	defer func() { next.price(seen.Hardware) }()
+	next.average, next.steady, next.watched = m.average, m.steady, m.watched
 	iv, ok := between(last, seen)
 	if !ok {
 		for _, c := range seen.Containers {
-			next.demand[c.ID] = m.demand[c.ID]
+			if was, known := m.demand[c.ID]; known {
+				next.demand[c.ID] = was
+			}
 		}
 		return next
 	}
 	next.last = iv
 	h := seen.Hardware
 	for _, c := range seen.Containers {
+		used, known := iv.used[c.ID]
+		if !known {
+			continue
+		}
 		where := h.Topology.Online
 		if c.CPUs != nil && !c.CPUs.Empty() {
 			where = *c.CPUs
 		}
-		now := iv.used[c.ID].Seconds() / float64(iv.seconds) * h.speed(iv, where)
+		now := used.Seconds() / float64(iv.seconds) * h.speed(iv, where)
 		if saturated(last, seen, where) {
 			now *= reach
 		}
 		next.demand[c.ID] = follow(m.demand[c.ID], now)
 	}
+	next.watch(seen, iv.seconds)
 	next.other = follow(m.other, float64(iv.other/iv.seconds)*h.speed(iv, h.Topology.Online))
 	if iv.measured != nil {
 		s := energy.Sample{Seconds: iv.seconds, Energy: *iv.measured - units.Energy(iv.shared)}
@@ -193,6 +208,36 @@ func (m model) learn(last, seen *Seen) (next model) {
 		next.power = next.power.Learn(s)
 	}
 	return next
+}
+
+// memory is how far back the average demand of a class looks, in seconds.
+const memory = 60
+
+// watch brings the classes' averages up to date: means since the beginning, and then of
+// about the last minute.
+func (m *model) watch(seen *Seen, dt units.Seconds) {
+	m.watched += dt
+	share := float64(dt / min(m.watched, memory))
+	now := map[string]float64{}
+	for class := range m.average {
+		now[class] = 0
+	}
+	for _, c := range seen.Containers {
+		now[c.class()] += m.demand[c.ID]
+	}
+	average, steady := make(map[string]float64, len(now)), make(map[string]float64, len(now))
+	for class, demand := range now {
+		mean := m.average[class] + share*(demand-m.average[class])
+		if demand == 0 && mean < 1e-3 {
+			continue // long gone
+		}
+		average[class] = mean
+		steady[class] = m.steady[class]
+		if math.Abs(average[class]-steady[class]) > 0.15*steady[class] {
+			steady[class] = average[class]
+		}
+	}
+	m.average, m.steady = average, steady
 }
 
 // reach is how much more a container is taken to want that has used up its cpus:
@@ -271,10 +316,42 @@ func (h *Hardware) speed(iv interval, cpus cpuset.Set) float64 {
 	return sum / float64(n)
 }
 
-// input is what to decide on: what was seen, priced with what was learned.
-func (m model) input(config configs.Config, seen *Seen) placement.Input {
+// A charge is the mean power that a container was charged, and the cpus it kept busy
+// meanwhile.
+type charge struct {
+	power units.Power
+	used  float64
+}
+
+// charge returns the model with what an interval charged to containers with a budget. It
+// halves what was before: a meter flickers, and a container is bounded on average.
+func (m model) charge(seen *Seen, iv energy.Interval) model {
+	if m.last.seconds == 0 {
+		return m
+	}
+	was := m.charged
+	m.charged = nil
+	for i, c := range seen.Containers {
+		if c.Budget == 0 || i >= len(iv.Shares) {
+			continue
+		}
+		now := charge{units.Power(float64(iv.Shares[i].Energy) / float64(m.last.seconds)), m.last.used[c.ID].Seconds() / float64(m.last.seconds)}
+		if b, known := was[c.ID]; known {
+			now = charge{(b.power + now.power) / 2, (b.used + now.used) / 2}
+		}
+		if m.charged == nil {
+			m.charged = map[containers.ID]charge{}
+		}
+		m.charged[c.ID] = now
+	}
+	return m
+}
+
+// input is what to decide on: what was seen, priced with what was learned. Own tells the
+// limit that powerd has set a container with a budget, and what was there before.
+func (m model) input(config configs.Config, seen *Seen, own func(Contained) (limit, before float64)) placement.Input {
 	h := seen.Hardware
-	in := placement.Input{Policy: config.Policy, Machine: h.Machine, Other: m.other}
+	in := placement.Input{Policy: config.Policy, Machine: h.Machine, Other: m.other, Average: m.steady}
 	in.Machine.Domains = slices.Clone(h.Machine.Domains)
 	for i := range in.Machine.Domains {
 		d := &in.Machine.Domains[i]
@@ -288,38 +365,58 @@ func (m model) input(config configs.Config, seen *Seen) placement.Input {
 		d.Floor, d.Ceiling = seen.Limits[i].Min, seen.Limits[i].Max
 	}
 	for _, c := range seen.Containers {
-		class := c.Class
+		class := c.class()
 		if c.Slowdown != 0 {
-			class = bounded(&in.Policy, class, c.Slowdown)
+			bounded(&in.Policy, c.Class, class, c.Slowdown)
 		}
-		pc := placement.Container{ID: string(c.ID), Class: class, Demand: m.demand[c.ID], Allowed: c.Allowed,
+		demand, known := m.demand[c.ID]
+		if !known {
+			demand = newcomer
+		}
+		pc := placement.Container{ID: string(c.ID), Class: class, Demand: demand, Allowed: c.Allowed,
 			CanPlace: c.CPUs != nil, CanLimit: c.Max != nil}
 		if c.CPUs != nil {
 			pc.CPUs = *c.CPUs
+		}
+		pc.Tenant = c.Tenant
+		if pc.Budget = c.Budget; pc.Budget > 0 {
+			at := m.charged[c.ID]
+			pc.Power, pc.Used = at.power, at.used
+			pc.Limit, pc.OwnLimit = own(c)
 		}
 		in.Containers = append(in.Containers, pc)
 	}
 	return in
 }
 
-// bounded adds to a policy a class with a bound of its own, unless it has it, and
-// returns its name.
-func bounded(p *placement.Policy, class string, slowdown float64) string {
-	name := fmt.Sprintf("%s, slowdown %g", class, slowdown)
+// newcomer is the demand, in cores, of a container that has not been seen at work yet: what
+// one busy thread wants. Room that it does not need is given back at the next tick.
+const newcomer = 1
+
+// class is the name of the class that a container is of: its own, if it has a bound of its
+// own.
+func (c Contained) class() string {
+	if c.Slowdown == 0 {
+		return c.Class
+	}
+	return fmt.Sprintf("%s, slowdown %g", c.Class, c.Slowdown)
+}
+
+// bounded adds to a policy a class like another but for its bound, unless it has it.
+func bounded(p *placement.Policy, class, name string, slowdown float64) {
 	i := slices.IndexFunc(p.Classes, func(c placement.Class) bool { return c.Name == class })
 	if i < 0 || slices.ContainsFunc(p.Classes, func(c placement.Class) bool { return c.Name == name }) {
-		return name
+		return
 	}
 	c := p.Classes[i]
 	bound := slowdown - 1
 	c.Name, c.MaxSlowdown = name, &bound
 	p.Classes = append(slices.Clone(p.Classes), c)
-	return name
 }
 
 // sameInput reports whether two inputs must give the same plan.
 func sameInput(a, b placement.Input) bool {
-	return a.Other == b.Other &&
+	return a.Other == b.Other && maps.Equal(a.Average, b.Average) &&
 		len(a.Machine.Cores) == len(b.Machine.Cores) && (len(a.Machine.Cores) == 0 || &a.Machine.Cores[0] == &b.Machine.Cores[0]) && // the same Hardware
 		slices.EqualFunc(a.Machine.Domains, b.Machine.Domains, func(x, y placement.Domain) bool {
 			return x.Floor == y.Floor && x.Ceiling == y.Ceiling && len(x.Curve.OPPs) == len(y.Curve.OPPs) &&
@@ -327,6 +424,7 @@ func sameInput(a, b placement.Input) bool {
 		}) &&
 		slices.EqualFunc(a.Containers, b.Containers, func(x, y placement.Container) bool {
 			return x.ID == y.ID && x.Class == y.Class && x.Demand == y.Demand && x.CanPlace == y.CanPlace && x.CanLimit == y.CanLimit &&
+				x.Tenant == y.Tenant && x.Budget == y.Budget && x.Power == y.Power && x.Used == y.Used && x.Limit == y.Limit && x.OwnLimit == y.OwnLimit &&
 				x.Allowed.Equal(y.Allowed) && x.CPUs.Equal(y.CPUs)
 		})
 }

@@ -47,34 +47,60 @@ type Contained struct {
 	containers.Container
 	Class   string
 	Allowed cpuset.Set
-	// Slowdown, if not 0, is the container's own bound instead of its class'.
-	Slowdown float64
+	notes
 }
 
 // Notes are attributes of a cgroup that say how it is to be placed; only the host's root
 // can write them. They come from annotations of the same names without "trusted".
 const (
-	classNote    = "trusted.powerd.class"    // of the policy's classes
-	slowdownNote = "trusted.powerd.slowdown" // how much slower than untouched: 1.5
+	classNote    = "trusted.powerd.class"         // of the policy's classes
+	slowdownNote = "trusted.powerd.slowdown"      // how much slower than untouched: 1.5
+	tenantNote   = "trusted.powerd.tenant"        // who is kept apart from others
+	budgetNote   = "trusted.powerd.energy-budget" // the most power, such as 2W
 )
 
-// noted reads a cgroup's notes.
-func noted(fs sysfs.FS, dir string, policy placement.Policy) (class string, slowdown float64, err error) {
-	data, err := sysfs.Attribute(fs, dir, classNote)
-	if err != nil {
-		return "", 0, err
+// notes are what a cgroup asks for by its own.
+type notes struct {
+	// Noted is a class instead of that of the cgroup's name, if not empty.
+	Noted string
+	// Slowdown, if not 0, is the container's own bound instead of its class'.
+	Slowdown float64
+	// Tenant is whose the container is.
+	Tenant string
+	// Budget, if not 0, is the most power that it may be charged.
+	Budget units.Power
+}
+
+// noted reads a cgroup's notes. With an error those that can be used count.
+func noted(fs sysfs.FS, dir string, policy placement.Policy) (n notes, err error) {
+	read := func(name string) string {
+		data, rerr := sysfs.Attribute(fs, dir, name)
+		if err == nil {
+			err = rerr
+		}
+		return string(data)
 	}
-	if class = string(data); class != "" && !slices.ContainsFunc(policy.Classes, func(c placement.Class) bool { return c.Name == class }) {
-		return "", 0, fmt.Errorf("it asks for class %q, which the policy has not: it stays in the class of its name", class)
+	class, slowdown, budget := read(classNote), read(slowdownNote), read(budgetNote)
+	n.Tenant = read(tenantNote)
+	if class != "" && !slices.ContainsFunc(policy.Classes, func(c placement.Class) bool { return c.Name == class }) {
+		return n, fmt.Errorf("it asks for class %q, which the policy has not: it stays in the class of its name", class)
 	}
-	if data, err = sysfs.Attribute(fs, dir, slowdownNote); err != nil || len(data) == 0 {
-		return class, 0, err
+	n.Noted = class
+	if slowdown != "" {
+		v, perr := strconv.ParseFloat(slowdown, 64)
+		if perr != nil || !(v >= 1 && v <= 1000) {
+			return n, fmt.Errorf("it asks for a slowdown of %q: want a factor of 1 to 1000", slowdown)
+		}
+		n.Slowdown = v
 	}
-	slowdown, err = strconv.ParseFloat(string(data), 64)
-	if err != nil || !(slowdown >= 1 && slowdown <= 1000) {
-		return class, 0, fmt.Errorf("it asks for a slowdown of %q: want a factor of 1 to 1000", data)
+	if budget != "" {
+		v, perr := units.ParseBudget(budget)
+		if perr != nil || v <= 0 {
+			return n, fmt.Errorf("it asks for an energy budget of %q: want a power such as 2W, or an energy per time such as 90J/60s", budget)
+		}
+		n.Budget = v
 	}
-	return class, slowdown, nil
+	return n, err
 }
 
 // An observer keeps the files open that every tick reads.
@@ -93,11 +119,9 @@ type observer struct {
 // cgroupFiles are the names of a cgroup's files.
 type cgroupFiles struct {
 	stat, cpus, max string
-	// class and slowdown are what the cgroup's notes say; problem, why they cannot
-	// be used.
-	class    string
-	slowdown float64
-	problem  error
+	// notes are the cgroup's; problem is why they cannot be used.
+	notes
+	problem error
 }
 
 func newObserver(m sysfs.FS) *observer {
@@ -268,13 +292,13 @@ func (d *Daemon) observeContainers(s *Seen, problem func(string, error)) {
 		file := o.files[id]
 		if file == nil {
 			file = &cgroupFiles{stat: tree.Path(id, "cpu.stat"), cpus: tree.Path(id, "cpuset.cpus"), max: tree.Path(id, "cpu.max")}
-			file.class, file.slowdown, file.problem = noted(d.fs, path.Dir(file.stat), d.config.Policy)
+			file.notes, file.problem = noted(d.fs, path.Dir(file.stat), d.config.Policy)
 			o.files[id] = file
 		}
 		if file.problem != nil && !sysfs.Absent(file.problem) {
 			problem(path.Dir(file.stat), file.problem)
 		}
-		c.Class, c.Slowdown = cmp.Or(file.class, c.Class), file.slowdown
+		c.Class, c.notes = cmp.Or(file.Noted, c.Class), file.notes
 		data, err := o.read(file.stat)
 		if err != nil {
 			if !sysfs.Absent(err) {

@@ -10,7 +10,7 @@ func (d *Daemon) Tick(now time.Time) *Snapshot {
 
 	d.model = d.model.learn(d.last, seen) // a new value each time
 
-	input := d.model.input(d.config, seen)
+	input := d.model.input(d.config, seen, d.limits)
 	plan := d.decide(input) // pure; not asked again while the input stands
 
 	d.forget(d.last, seen) // cgroups that are gone
@@ -19,6 +19,7 @@ func (d *Daemon) Tick(now time.Time) *Snapshot {
 
 	interval := d.model.account(d.last, seen) // exact
 	d.ledger = d.ledger.Add(interval)
+	d.model = d.model.charge(seen, interval)
 
 	d.last = seen
 	snap := d.snapshot(seen, plan, outcome, interval, cpuTime()-began)
@@ -31,6 +32,6 @@ func (d *Daemon) Tick(now time.Time) *Snapshot {
 func (d *Daemon) place(now time.Time) {
 	clear(d.observer.files) // a newcomer may have an old one's name
 	seen := d.observe(now)
-	plan := d.decide(d.model.input(d.config, seen))
+	plan := d.decide(d.model.input(d.config, seen, d.limits))
 	d.apply(d.difference(plan, seen)) // what failed the next tick tries and tells
 }

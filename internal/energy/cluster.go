@@ -42,8 +42,8 @@ func (p Platform) segments() []segment {
 	return out
 }
 
-// clusterPower is what the whole cluster draws with some cores busy at OPP i.
-func (p Platform) clusterPower(i, busy int) units.Power {
+// ClusterPower is what the whole cluster draws with some cores busy at OPP i.
+func (p Platform) ClusterPower(i, busy int) units.Power {
 	idle := cstates.Deepest(p.states(), p.awake(i))
 	return units.Power(busy)*p.power(i) + units.Power(p.Cluster.Cores-busy)*idle + p.Cluster.Power
 }
@@ -61,7 +61,7 @@ func (p Platform) clusterIdle() units.Power {
 func (p Platform) clusterWork(i int) units.Cost {
 	var sum units.Cost
 	for _, s := range p.segments() {
-		sum += p.clusterPower(i, s.busy).Over(s.work * p.tau(i))
+		sum += p.ClusterPower(i, s.busy).Over(s.work * p.tau(i))
 	}
 	return sum
 }
@@ -72,7 +72,7 @@ func (p Platform) clusterGap(i int, gap units.Seconds) (string, units.Cost) {
 	if p.Workload.CanSleep {
 		return clusterSleep, p.Cluster.Sleep.Over(gap)
 	}
-	return cstates.Awake, p.clusterPower(i, 0).Over(gap)
+	return cstates.Awake, p.ClusterPower(i, 0).Over(gap)
 }
 
 // clusterCritical is the OPP at which these jobs cost least above idling, were
@@ -115,7 +115,7 @@ func (p Platform) clusterMix() ([]Span, units.Cost) {
 		var all []vertex
 		for i := range p.Curve.OPPs {
 			t := s.work * p.tau(i)
-			all = append(all, vertex{i, t, (p.clusterPower(i, s.busy) - idle).Over(t)})
+			all = append(all, vertex{i, t, (p.ClusterPower(i, s.busy) - idle).Over(t)})
 		}
 		// From the fastest to the cheapest, keep the lower hull.
 		slices.SortStableFunc(all, func(a, b vertex) int {

@@ -99,10 +99,6 @@ func program(t *testing.T, jobs []Job, points []Point, n int) (float64, bool) {
 	if len(vars) == 0 {
 		return idle * float64(n) * Horizon(jobs), true
 	}
-	type row struct {
-		k map[int]float64
-		b float64
-	}
 	var equal, less []row
 	for j := range jobs {
 		if jobs[j].Work == 0 {
@@ -138,20 +134,35 @@ func program(t *testing.T, jobs []Job, points []Point, n int) (float64, bool) {
 			less = append(less, l)
 		}
 	}
-	cols := len(vars) + len(less)
+	cost := make([]float64, len(vars))
+	for v, x := range vars {
+		cost[v] = points[x.point].Power - idle
+	}
+	opt, ok := solve(t, cost, equal, less)
+	return opt + idle*float64(n)*Horizon(jobs), ok
+}
+
+// A row of a linear program: k x is b, or no more.
+type row struct {
+	k map[int]float64
+	b float64
+}
+
+// solve minimizes, with gonum.
+func solve(t *testing.T, cost []float64, equal, less []row) (float64, bool) {
+	t.Helper()
+	cols := len(cost) + len(less)
 	a := mat.NewDense(len(equal)+len(less), cols, nil)
 	b := make([]float64, len(equal)+len(less))
 	c := make([]float64, cols)
-	for v, x := range vars {
-		c[v] = points[x.point].Power - idle
-	}
+	copy(c, cost)
 	for r, e := range append(equal, less...) {
 		for v, k := range e.k {
 			a.Set(r, v, k)
 		}
 		b[r] = e.b
 		if s := r - len(equal); s >= 0 {
-			a.Set(r, len(vars)+s, 1)
+			a.Set(r, len(cost)+s, 1)
 		}
 	}
 	opt, _, err := lp.Simplex(c, a, b, 1e-10, nil)
@@ -159,9 +170,9 @@ func program(t *testing.T, jobs []Job, points []Point, n int) (float64, bool) {
 		return 0, false
 	}
 	if err != nil {
-		t.Skipf("gonum: %v", err)
+		t.Fatalf("gonum: %v", err)
 	}
-	return opt + idle*float64(n)*Horizon(jobs), true
+	return opt, true
 }
 
 // The algorithms are the linear program, on one core and on several.
@@ -272,11 +283,67 @@ func TestRead(t *testing.T) {
 	}
 }
 
+func TestReadTrace(t *testing.T) {
+	for in, want := range map[string]string{
+		"time_s,container,utilisation\n0,a,50\n300,b,100\n0,b,30\n900,a,10\n": "[{0.8 300} {1 600} {0.1 600}]",
+		"# remark\n5,a,250\n6,,0\n":                        "[{2.5 1} {0 1}]",
+		"utilisation , x, TIME_S,container\n1,,0,a\n,,,\n": `line 3: its time_s "" is no number`,
+		"":                        "there are 0 times, want 2 or more: the first lasts until the second",
+		"0,a,1\n0,b,1\n":          "there are 1 times, want 2 or more: the first lasts until the second",
+		"time,container,load\n":   "line 1: there is no column time_s: want time_s,container,utilisation",
+		"0,a\n":                   "line 1: it has 2 fields, want 3: time_s,container,utilisation",
+		"0,a,1\n1,a,x\n":          `line 2: its utilisation "x" is no number`,
+		"0,a,1\n1,a,-1\n":         "line 2: its utilisation is -1, want 0 to 1e9",
+		"-1e308,a,1\n1e308,a,1\n": "times -1e+308 and 1e+308 are too far apart",
+		"0,a,1\nNaN,a,1\n":        "line 2: its time_s NaN is no time",
+		"0,a,1\n1,b,2\n0, a, 3\n": `line 3: container "a" has a line at time 0 already`,
+	} {
+		trace, err := ReadTrace(strings.NewReader(in))
+		got := fmt.Sprint(trace)
+		if err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%q: %s, want %s", in, got, want)
+		}
+	}
+}
+
+// Half of a core's speed, and all of two, on cores that mix; by hand.
+func TestFluid(t *testing.T) {
+	h, err := NewHull([]Point{{0, 0.1}, {1, 1.1}, {2, 4.1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	trace := []Level{{0.5, 2}, {4, 1}, {0, 3}}
+	if e, ok := Fluid(trace, h.Times(2)); !ok || !near(e, 2*0.7+8.2+3*0.2) {
+		t.Errorf("%v, %v", e, ok)
+	}
+	if e, ok := Fluid(trace, h); ok {
+		t.Errorf("speed 4 on one core costs %v", e)
+	}
+	// The same as jobs, each due at the end of its interval.
+	var jobs []Job
+	now := 0.0
+	for _, l := range trace {
+		jobs = append(jobs, Job{now, now + l.Seconds, l.Speed * l.Seconds})
+		now += l.Seconds
+	}
+	want, _ := Fluid(trace, h.Times(2))
+	if e, ok, err := Relaxed(jobs, h.Times(2), now); err != nil || !ok || !near(e, want) {
+		t.Errorf("%v, %v, %v, want %v", e, ok, err, want)
+	}
+}
+
 // Whatever is read makes a schedule that does the work, or an error in one line.
 func FuzzRead(f *testing.F) {
 	f.Add("0,1,2\n1,3,1\n")
 	f.Add("work,release,deadline\n1,2,3\n")
+	f.Add("time_s,container,utilisation\n0,a,50\n1,a,\"1\n0\"\n")
 	f.Fuzz(func(t *testing.T, s string) {
+		if _, err := ReadTrace(strings.NewReader(s)); err != nil && strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q", err)
+		}
 		jobs, err := Read(strings.NewReader(s))
 		if err != nil {
 			if strings.Contains(err.Error(), "\n") {

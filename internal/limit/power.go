@@ -91,6 +91,16 @@ func (h Hull) At(speed float64) (float64, bool) {
 	return last.Power, true
 }
 
+// Times returns the hull of n cores that each have this one.
+func (h Hull) Times(n int) Hull {
+	points := slices.Clone(h.points)
+	for i := range points {
+		points[i].Speed *= float64(n)
+		points[i].Power *= float64(n)
+	}
+	return Hull{points}
+}
+
 // Energy is what times at speeds cost, and idling for the rest of all cores' time; false
 // if a speed cannot be reached.
 func Energy(p Power, list []Level, total float64) (float64, bool) {

@@ -15,29 +15,43 @@ var controllers = []string{"cpuset", "cpu", "io", "memory", "pids"}
 
 // A cgroup of the v2 hierarchy.
 type cgroup struct {
-	parent   *cgroup
-	path     string
-	children []*cgroup
-	enabled  []string // subtree_control
-	tasks    []*task
-	cpus     cpuset.Set // as asked; empty is the parent's
-	max      containers.CPUMax
-	weight   float64
-	usage    time.Duration
-	spent    time.Duration // in this period
-	period   time.Duration // when this period ends
-	stopped  bool          // throttled
-	stopAt   time.Duration
-	periods  uint64
-	stops    uint64
-	waited   time.Duration
-	wait     []*task
-	energy   int64
-	frac     float64
+	parent    *cgroup
+	limited   bool // it or one around it has a quota
+	stopped   bool // throttled
+	weight    float64
+	mask      mask      // effective
+	words     [2]uint64 // its, on most machines
+	usage     account   // of its own tasks, ns
+	energy    account   // nJ
+	spent     account   // in this period, ns
+	max       containers.CPUMax
+	number    int
+	path      string
+	children  []*cgroup
+	enabled   []string // subtree_control
+	tasks     []*task
+	cpus      cpuset.Set // as asked; empty is the parent's
+	effective cpuset.Set
+	bequest   time.Duration // usage of groups that were in it
+	period    time.Duration // when this period ends
+	stopAt    time.Duration
+	periods   uint64
+	stops     uint64
+	waited    time.Duration
+	wait      []*task
+	attrs     map[string]string
 }
 
-func newCgroup(parent *cgroup, p string) *cgroup {
-	return &cgroup{parent: parent, path: p, weight: 100, max: containers.CPUMax{Period: containers.DefaultPeriod}, period: containers.DefaultPeriod}
+func (m *Machine) newCgroup(parent *cgroup, p string) *cgroup {
+	g := &cgroup{number: len(m.numbered), parent: parent, path: p, weight: 100, max: containers.CPUMax{Period: containers.DefaultPeriod}, period: m.now + containers.DefaultPeriod}
+	m.numbered = append(m.numbered, g)
+	m.groups[p] = g
+	if parent != nil {
+		parent.children = append(parent.children, g)
+		g.limited = parent.limited
+	}
+	g.confine(m)
+	return g
 }
 
 func (g *cgroup) walk(f func(*cgroup)) {
@@ -54,92 +68,108 @@ func (g *cgroup) populated() bool {
 	return found
 }
 
-// share is the group's weight; tasks of one group share it.
-func (g *cgroup) share() float64 { return g.weight }
-
-// effective is where the group's tasks may run: its own cpus inside its parent's,
-// or the parent's where that is empty.
+// confine finds out where the tasks of a group and of those in it may run: on its own
+// cpus inside its parent's, or the parent's where that is empty.
 //
 // See Documentation/admin-guide/cgroup-v2.rst, cpuset.cpus.effective.
-func (g *cgroup) effective(m *Machine) cpuset.Set {
+func (g *cgroup) confine(m *Machine) {
 	if g.parent == nil {
-		return m.online()
+		g.effective = m.online()
+	} else if g.effective = g.cpus.Intersect(g.parent.effective); g.effective.Empty() {
+		g.effective = g.parent.effective
 	}
-	up := g.parent.effective(m)
-	if own := g.cpus.Intersect(up); !own.Empty() {
-		return own
+	if g.words = [2]uint64{}; len(m.cpus) <= 64*len(g.words) {
+		g.mask = g.words[:(len(m.cpus)+63)/64]
+	} else {
+		g.mask = newMask(len(m.cpus))
 	}
-	return up
-}
-
-// throttled reports whether the group or one around it has used up its quota.
-func (g *cgroup) throttled() bool {
-	for ; g != nil; g = g.parent {
-		if g.stopped {
-			return true
-		}
-	}
-	return false
-}
-
-// waiting keeps a task until the group may run again.
-func (g *cgroup) waiting(t *task) {
-	for o := g; o != nil; o = o.parent {
-		if o.stopped {
-			o.wait = append(o.wait, t)
-			return
-		}
-	}
-}
-
-// rate is how many cpus' time the group uses now.
-func (g *cgroup) rate() float64 {
-	sum := 0.0
-	for _, t := range g.tasks {
-		if t.cpu != nil && t.cpu.running() {
-			sum += t.group.share() / t.cpu.weights()
-		}
+	for c := range g.effective.All() {
+		g.mask.put(c, true)
 	}
 	for _, c := range g.children {
-		sum += c.rate()
+		c.confine(m)
 	}
+}
+
+// used is the time that tasks in the group and below have run. As in the kernel, what is
+// below is only summed up by who asks.
+func (g *cgroup) used(now time.Duration) time.Duration {
+	sum := g.bequest
+	g.walk(func(c *cgroup) { sum += time.Duration(c.usage.now(now).whole()) })
 	return sum
 }
 
-// nextEvent is when a quota runs out or is filled again.
-func (g *cgroup) nextEvent(m *Machine) time.Duration {
-	next := never
-	g.walk(func(g *cgroup) {
-		if g.max.Quota == 0 {
-			return
+// stopper is the nearest group, itself or around it, that has used up its quota; nil if
+// none has.
+func (g *cgroup) stopper() *cgroup {
+	for ; g != nil && g.limited; g = g.parent {
+		if g.stopped {
+			return g
 		}
-		if g.stopped || g.spent > 0 {
-			next = min(next, g.period)
-		}
-		if r := g.rate(); !g.stopped && r > 0 {
-			next = min(next, g.period, m.now+max(time.Microsecond, time.Duration(float64(g.max.Quota-g.spent)/r)))
-		}
-	})
-	return next
+	}
+	return nil
 }
 
-// refill begins new periods.
-func (g *cgroup) refill(m *Machine) {
-	g.walk(func(g *cgroup) {
-		if g.period > m.now {
-			return
+// weigh sets the group's weight, which each of its tasks has.
+func (g *cgroup) weigh(m *Machine, weight float64) {
+	for _, t := range g.tasks {
+		if t.cpu != nil {
+			t.cpu.weight += weight - g.weight
+			m.suspect(t.cpu.core)
 		}
-		active := g.max.Quota > 0 && (g.spent > 0 || g.stopped)
-		behind := (m.now-g.period)/g.max.Period + 1
-		g.period += behind * g.max.Period
-		if active {
-			g.periods++
+	}
+	g.weight = weight
+}
+
+// limit sets the group's quota, and begins a period.
+func (g *cgroup) limit(m *Machine, limit containers.CPUMax) {
+	g.max, g.period = limit, m.now+limit.Period
+	g.spent = account{at: m.now}
+	if limit.Quota > 0 {
+		g.walk(func(c *cgroup) {
+			for _, t := range c.tasks {
+				g.spent.rate += t.share
+			}
+		})
+	}
+	g.walk(func(c *cgroup) { c.limited = c.max.Quota > 0 || c.parent != nil && c.parent.limited })
+	if g.stopped {
+		g.resume(m)
+	}
+	m.plan(g)
+}
+
+// plan finds out when the group's quota runs out or is filled again.
+func (m *Machine) plan(g *cgroup) {
+	refill, out := never, never
+	if g.max.Quota > 0 {
+		spent := g.spent.now(m.now)
+		idle := spent == (sum{}) && !g.stopped
+		if idle && g.period <= m.now { // periods that nobody saw
+			g.period += ((m.now-g.period)/g.max.Period + 1) * g.max.Period
 		}
-		g.spent = 0
-		if g.stopped {
-			g.resume(m)
+		if !idle || g.spent.rate > 0 {
+			refill = g.period
 		}
-	})
+		if rest := sumOf(int64(g.max.Quota)).minus(spent); rest == (sum{}) && !g.stopped {
+			out = m.now
+		} else if !g.stopped {
+			out = after(m.now, rest.over(g.spent.rate))
+		}
+	}
+	m.queues[refilled].set(g.number, refill)
+	m.queues[exhausted].set(g.number, out)
+}
+
+// refill begins a new period.
+func (m *Machine) refill(g *cgroup) {
+	g.period += g.max.Period
+	g.periods++
+	g.spent.sum, g.spent.at = sum{}, m.now
+	if g.stopped {
+		g.resume(m)
+	}
+	m.plan(g)
 }
 
 func (g *cgroup) resume(m *Machine) {
@@ -148,27 +178,25 @@ func (g *cgroup) resume(m *Machine) {
 	wait := g.wait
 	g.wait = nil
 	for _, t := range wait {
+		t.waits = nil
 		m.enqueue(t)
 	}
 }
 
-// throttle stops the groups whose quota is used up.
-func (g *cgroup) throttle(m *Machine) {
-	g.walk(func(g *cgroup) {
-		if g.max.Quota == 0 || g.stopped || g.spent+time.Microsecond < g.max.Quota {
-			return
-		}
-		g.stopped, g.stopAt = true, m.now
-		g.stops++
-		g.walk(func(c *cgroup) {
-			for _, t := range c.tasks {
-				if t.cpu != nil {
-					m.dequeue(t)
-					g.wait = append(g.wait, t)
-				}
+// throttle stops a group whose quota is used up.
+func (m *Machine) throttle(g *cgroup) {
+	g.stopped, g.stopAt = true, m.now
+	g.stops++
+	g.walk(func(c *cgroup) {
+		for _, t := range c.tasks {
+			if t.cpu != nil {
+				m.dequeue(t)
+				g.wait = append(g.wait, t)
+				t.waits = g
 			}
-		})
+		}
 	})
+	m.plan(g)
 }
 
 // makeCgroup makes a path of groups and enables the controllers on the way.
@@ -185,25 +213,15 @@ func (m *Machine) makeCgroup(p string) (*cgroup, error) {
 			}
 			m.cgroupFiles(g)
 		}
-		child := g.child(seg)
-		if child == nil {
-			if err := m.Mkdir(path.Join(cgroupDir, g.path, seg)); err != nil {
+		name := path.Join(g.path, seg)
+		if m.groups[name] == nil {
+			if err := m.Mkdir(path.Join(cgroupDir, name)); err != nil {
 				return nil, err
 			}
-			child = g.child(seg)
 		}
-		g = child
+		g = m.groups[name]
 	}
 	return g, nil
-}
-
-func (g *cgroup) child(name string) *cgroup {
-	for _, c := range g.children {
-		if path.Base(c.path) == name {
-			return c
-		}
-	}
-	return nil
 }
 
 func (m *Machine) online() cpuset.Set {

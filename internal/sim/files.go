@@ -44,11 +44,14 @@ func (m *Machine) addErr(name string, read func() (string, error), write func(st
 
 func (m *Machine) link(name string) {
 	for name != "." {
-		dir := path.Dir(name)
+		dir, base := path.Dir(name), path.Base(name)
+		if m.dirs[dir][base] {
+			return
+		}
 		if m.dirs[dir] == nil {
 			m.dirs[dir] = map[string]bool{}
 		}
-		m.dirs[dir][path.Base(name)] = true
+		m.dirs[dir][base] = true
 		name = dir
 	}
 }
@@ -130,13 +133,24 @@ func (m *Machine) Mkdir(name string) error {
 	if parent == nil {
 		return pathErr("mkdir", name, syscall.ENOENT)
 	}
-	g := newCgroup(parent, rel)
-	g.period = m.now + containers.DefaultPeriod
-	parent.children = append(parent.children, g)
+	g := m.newCgroup(parent, rel)
 	m.dirs[name] = map[string]bool{}
 	m.link(name)
 	m.cgroupFiles(g)
 	return nil
+}
+
+// Attribute returns an extended attribute of a cgroup's directory, nil if it has none.
+func (m *Machine) Attribute(name, attribute string) ([]byte, error) {
+	rel, ok := strings.CutPrefix(name, cgroupDir+"/")
+	g := m.find(rel)
+	if !ok || g == nil {
+		return nil, pathErr("getxattr", name, syscall.ENOENT)
+	}
+	if v, ok := g.attrs[attribute]; ok {
+		return []byte(v), nil
+	}
+	return nil, nil
 }
 
 // Remove implements sysfs.FS: it removes an empty cgroup.
@@ -157,7 +171,14 @@ func (m *Machine) Remove(name string) error {
 
 func (m *Machine) removeCgroup(g *cgroup) {
 	g.parent.children = slices.DeleteFunc(g.parent.children, func(o *cgroup) bool { return o == g })
-	m.unclaim[g.path] += g.energy
+	nj := g.energy.now(m.now).whole()
+	m.unclaim[g.path] += nj
+	m.removed += nj
+	g.parent.bequest += g.used(m.now)
+	delete(m.groups, g.path)
+	m.numbered[g.number] = nil
+	m.queues[refilled].set(g.number, never)
+	m.queues[exhausted].set(g.number, never)
 	dir := path.Join(cgroupDir, g.path)
 	for f := range m.dirs[dir] {
 		m.drop(path.Join(dir, f))
@@ -166,16 +187,10 @@ func (m *Machine) removeCgroup(g *cgroup) {
 }
 
 func (m *Machine) find(rel string) *cgroup {
-	g := m.root
-	if rel == "." || rel == "" {
-		return g
+	if rel == "." {
+		rel = ""
 	}
-	for seg := range strings.SplitSeq(rel, "/") {
-		if g = g.child(seg); g == nil {
-			return nil
-		}
-	}
-	return g
+	return m.groups[rel]
 }
 
 // Knobs returns every writable file with its value.
@@ -251,13 +266,13 @@ func (m *Machine) procStat() string {
 	var b strings.Builder
 	var busy time.Duration
 	for _, p := range m.cpus {
-		busy += p.busy
+		busy += m.busyFor(p)
 	}
 	tick := func(d time.Duration) int64 { return int64(d / (10 * time.Millisecond)) }
 	fmt.Fprintf(&b, "cpu  %d 0 0 %d 0 0 0 0 0 0", tick(busy), tick(m.now*time.Duration(len(m.cpus))-busy))
 	for _, p := range m.cpus {
 		if p.online {
-			fmt.Fprintf(&b, "\ncpu%d %d 0 0 %d 0 0 0 0 0 0", p.id, tick(p.busy), tick(m.now-p.busy))
+			fmt.Fprintf(&b, "\ncpu%d %d 0 0 %d 0 0 0 0 0 0", p.id, tick(m.busyFor(p)), tick(m.now-m.busyFor(p)))
 		}
 	}
 	return b.String()
@@ -284,10 +299,10 @@ func (m *Machine) cpuFiles(p *cpu) {
 			return read(), nil
 		}, nil)
 	}
-	while("topology/core_id", fixed(p.core))
+	while("topology/core_id", fixed(p.core.id))
 	while("topology/physical_package_id", fixed(m.packageOf(p)))
-	while("topology/thread_siblings_list", ids(p.siblings))
-	while("topology/core_cpus_list", ids(p.siblings))
+	while("topology/thread_siblings_list", ids(p.core.cpus))
+	while("topology/core_cpus_list", ids(p.core.cpus))
 	var pkg []*cpu
 	for _, o := range m.cpus {
 		if m.packageOf(o) == m.packageOf(p) {
@@ -298,7 +313,7 @@ func (m *Machine) cpuFiles(p *cpu) {
 	while("topology/core_siblings_list", ids(pkg))
 	while("cache/index0/level", fixed(1))
 	while("cache/index0/type", fixed("Data"))
-	while("cache/index0/shared_cpu_list", ids(p.siblings))
+	while("cache/index0/shared_cpu_list", ids(p.core.cpus))
 	while("cache/index3/level", fixed(3))
 	while("cache/index3/type", fixed("Unified"))
 	while("cache/index3/shared_cpu_list", ids(p.island.cpus))
@@ -306,6 +321,7 @@ func (m *Machine) cpuFiles(p *cpu) {
 		m.add(dir+"/cpu_capacity", fixed(int(p.capacity*1024+0.5)), nil)
 	}
 	m.add(dir+"/power/pm_qos_resume_latency_us", func() string { return p.bound }, func(s string) error {
+		defer p.vet()
 		if s == "n/a" {
 			p.bound = s
 			return nil
@@ -335,14 +351,15 @@ func (m *Machine) cpuFiles(p *cpu) {
 		m.add(at+"residency", fixed(int(s.Residency*1e6+0.5)), nil)
 		m.add(at+"power", fixed(0), nil)
 		m.add(at+"default_status", fixed("enabled"), nil)
-		m.add(at+"time", func() string { return strconv.FormatInt(p.times[i].Microseconds(), 10) }, nil)
-		m.add(at+"usage", func() string { return strconv.FormatUint(p.usage[i], 10) }, nil)
+		m.add(at+"time", func() string { return strconv.FormatInt(m.idleFor(p, i).Microseconds(), 10) }, nil)
+		m.add(at+"usage", func() string { return strconv.FormatUint(p.stays[i].usage, 10) }, nil)
 		m.add(at+"disable", func() string { return map[bool]string{true: "1", false: "0"}[p.disabled[i]] }, func(s string) error {
 			v, err := strconv.ParseUint(s, 10, 64)
 			if err != nil {
 				return syscall.EINVAL
 			}
 			p.disabled[i] = v != 0
+			p.vet()
 			return nil
 		})
 	}
@@ -425,12 +442,13 @@ func (m *Machine) policyFiles(d *domain) {
 				return err
 			}
 			*to = units.Frequency(v)
+			d.limit()
 			m.clamp(d)
 			return nil
 		}
 	}
-	add("scaling_min_freq", func() string { lo, _ := d.band(); return khz(d.frequency(lo)) }, limit(&d.min))
-	add("scaling_max_freq", func() string { _, hi := d.band(); return khz(d.frequency(hi)) }, limit(&d.max))
+	add("scaling_min_freq", func() string { return khz(d.frequency(d.lo)) }, limit(&d.min))
+	add("scaling_max_freq", func() string { return khz(d.frequency(d.hi)) }, limit(&d.max))
 	add("scaling_setspeed", func() string {
 		if d.governor != "userspace" {
 			return "<unsupported>"
@@ -447,11 +465,11 @@ func (m *Machine) policyFiles(d *domain) {
 	})
 	add("stats/time_in_state", func() string {
 		var b strings.Builder
-		for i, t := range d.times {
+		for i := range d.times {
 			if i > 0 {
 				b.WriteByte('\n')
 			}
-			fmt.Fprintf(&b, "%d %d", d.frequency(i), t/(10*time.Millisecond))
+			fmt.Fprintf(&b, "%d %d", d.frequency(i), m.clockedFor(d, i)/(10*time.Millisecond))
 		}
 		return b.String()
 	}, nil)
@@ -483,10 +501,8 @@ func (m *Machine) cgroupFiles(g *cgroup) {
 	m.add(dir+"cgroup.subtree_control", func() string { return strings.Join(g.enabled, " ") }, func(s string) error { return m.control(g, s) })
 	m.add(dir+"cgroup.procs", func() string {
 		var pids []string
-		for i, t := range m.tasks {
-			if t.group == g {
-				pids = append(pids, strconv.Itoa(1000+i))
-			}
+		for _, t := range slices.SortedFunc(slices.Values(g.tasks), func(a, b *task) int { return a.id - b.id }) {
+			pids = append(pids, strconv.Itoa(1000+t.id))
 		}
 		return strings.Join(pids, "\n")
 	}, func(s string) error {
@@ -494,14 +510,14 @@ func (m *Machine) cgroupFiles(g *cgroup) {
 		if err != nil {
 			return syscall.EINVAL
 		}
-		if v < 1000 || v >= uint64(1000+len(m.tasks)) {
+		if v < 1000 || v >= uint64(1000+len(m.tasks)) || m.tasks[v-1000].group == nil {
 			return syscall.ESRCH
 		}
 		m.move(m.tasks[v-1000], g)
 		return nil
 	})
 	stat := func() string {
-		s := fmt.Sprintf("usage_usec %d\nuser_usec %d\nsystem_usec 0", g.usage.Microseconds(), g.usage.Microseconds())
+		s := fmt.Sprintf("usage_usec %d\nuser_usec %d\nsystem_usec 0", g.used(m.now).Microseconds(), g.used(m.now).Microseconds())
 		if g.parent == nil || slices.Contains(g.parent.enabled, "cpu") {
 			s += fmt.Sprintf("\nnr_periods %d\nnr_throttled %d\nthrottled_usec %d\nnr_bursts 0\nburst_usec 0", g.periods, g.stops, g.waited.Microseconds())
 		}
@@ -532,7 +548,7 @@ func (m *Machine) cgroupFiles(g *cgroup) {
 			case err != nil || v < 1 || v > 10000:
 				return syscall.ERANGE
 			}
-			g.weight = float64(v)
+			g.weigh(m, float64(v))
 			return nil
 		})
 	}
@@ -552,10 +568,11 @@ func (m *Machine) cgroupFiles(g *cgroup) {
 				return syscall.ENOSPC // validate_change in kernel/cgroup/cpuset.c
 			}
 			g.cpus = set
+			g.confine(m)
 			m.migrate()
 			return nil
 		})
-		m.add(dir+"cpuset.cpus.effective", func() string { return g.effective(m).String() }, nil)
+		m.add(dir+"cpuset.cpus.effective", func() string { return g.effective.String() }, nil)
 	}
 }
 
@@ -581,10 +598,7 @@ func (m *Machine) setMax(g *cgroup, s string) error {
 		}
 		next.Quota = time.Duration(v) * time.Microsecond
 	}
-	g.max, g.spent, g.period = next, 0, m.now+next.Period
-	if g.stopped {
-		g.resume(m)
-	}
+	g.limit(m, next)
 	return nil
 }
 
@@ -625,46 +639,12 @@ func (m *Machine) control(g *cgroup, s string) error {
 			c.cpus = cpuset.Set{}
 		}
 		if !slices.Contains(next, "cpu") {
-			c.max, c.weight = containers.CPUMax{Period: containers.DefaultPeriod}, 100
+			c.limit(m, containers.CPUMax{Period: containers.DefaultPeriod})
+			c.weigh(m, 100)
 		}
 		m.cgroupFiles(c)
 	}
+	g.confine(m)
 	m.migrate()
 	return nil
-}
-
-func (m *Machine) move(t *task, g *cgroup) {
-	running := t.cpu != nil
-	if running {
-		m.dequeue(t)
-	}
-	t.group.tasks = slices.DeleteFunc(t.group.tasks, func(o *task) bool { return o == t })
-	t.group = g
-	g.tasks = append(g.tasks, t)
-	if running {
-		m.enqueue(t)
-	}
-}
-
-// plug brings a cpu on or off line.
-func (m *Machine) plug(p *cpu, online bool) {
-	if p.online == online {
-		return
-	}
-	p.online = online
-	p.pending, p.wakes = false, never
-	if !online {
-		work := p.runnable
-		p.runnable = nil
-		for _, t := range work {
-			t.cpu = nil
-			m.enqueue(t)
-		}
-		if len(p.idle) > 0 {
-			p.state = len(p.idle) - 1
-		}
-		return
-	}
-	m.sleep(p)
-	m.migrate()
 }

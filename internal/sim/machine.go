@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"path"
 	"slices"
 	"time"
 
@@ -14,8 +15,9 @@ import (
 	"github.com/powerd/powerd/internal/units"
 )
 
-// never is a time that does not come.
-const never = time.Duration(math.MaxInt64)
+// never is a time that does not come: after 36 years. It leaves room beside it for the
+// kind of an event.
+const never = time.Duration(math.MaxInt64 >> kindBits)
 
 // begin is the wall-clock time at which every simulation starts.
 var begin = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -23,87 +25,173 @@ var begin = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 // A Machine is a simulated machine. It is for one goroutine.
 type Machine struct {
 	spec       Spec
+	seed       uint64
 	now        time.Duration
-	rng        *rand.Rand // workloads
-	chance     *rand.Rand // faults, so that they do not change the load
+	queues     [events]queue
+	stale      []*core
+	chance     *rand.Rand // faults
 	faults     Faults
 	cpus       []*cpu
 	domains    []*domain
 	islands    []*island
 	root       *cgroup
+	groups     map[string]*cgroup // by path
+	numbered   []*cgroup          // by number; nil where removed
 	tasks      []*task
 	files      map[string]*file
 	dirs       map[string]map[string]bool
-	base       int64 // nJ of idle and shared power
-	total      int64 // nJ of everything
+	free       mask    // online cpus without tasks, on cores that do no work
+	crowded    mask    // cpus with several tasks
+	everywhere mask    // all cpus
+	base       account // idle and shared power, nJ
 	unclaim    map[string]int64
+	removed    int64 // all unclaimed
 	foreign    map[string]bool
 	nextSecond time.Duration
 	meter      meter
 }
 
+// What each event touches comes first, in few cache lines.
 type cpu struct {
 	id       cpuset.CPU
-	core     int
+	core     *core
 	dom      *domain
 	island   *island
 	capacity float64
-	online   bool
 	runnable []*task
-	idle     []cstates.Model
-	state    int // index of idle, -1 awake
+	weight   float64       // of them all
+	state    int           // index of idle, -1 awake
+	since    time.Duration // when it was entered
 	wakes    time.Duration
 	pending  bool // woken, not yet out of its idle state
+	online   bool
+	upAs     bool          // as the island's account has it: awake
+	runs     time.Duration // 1 while it is running, as the accounts have it
 	busy     time.Duration
-	frac     float64 // nJ not yet booked
-	times    []time.Duration
-	usage    []uint64
+	changed  time.Duration // when runs did last
+	states   []idling
+	stays    []stay
+	timers   []int         // tasks that last ran here, whose releases are known
+	slept    time.Duration // when it last went idle
+	woken    int
+	gaps     [gaps]time.Duration // how long it last was, around a ring
+	idle     []cstates.Model
 	disabled []bool
 	bound    string // pm_qos_resume_latency_us
-	siblings []*cpu
+}
+
+// idling is an idle state as the simulation needs it.
+type idling struct {
+	least      time.Duration // gap for which it can be used
+	exit       time.Duration
+	power      uint64
+	transition uint64 // mJ
+}
+
+// stay is what a cpu did in an idle state.
+type stay struct {
+	time   time.Duration
+	usage  uint64
+	usable bool // it is not disabled, and within the bound
+}
+
+// A core's hardware threads share its power.
+type core struct {
+	id    int
+	cpus  []*cpu
+	stale bool   // its accounts' rates have to be looked at
+	base  uint64 // its part of the base's rate
 }
 
 type domain struct {
 	id       int
+	n        int // in the machine's list
 	cpus     []*cpu
 	curve    cpufreq.Curve
+	active   []float64 // nJ/ns of a core at work, by OPP
+	whole    []uint64  // the same
+	static   []uint64  // power of one awake
 	opp      int
+	lo, hi   int             // OPPs in force of the limits
 	min, max units.Frequency // as asked
 	governor string
+	wish     float64 // what conservative asks for, kHz
 	setspeed units.Frequency
 	times    []time.Duration
+	since    time.Duration // when opp was set
 	trans    uint64
+	running  int           // cpus
+	warm     bool          // the utilisation of one has not decayed
 	sample   time.Duration // next governor sample
-	lastBusy []time.Duration
 	lastAt   time.Duration
-	util     []float64
+	samples  []sample // of the cpus
+}
+
+// A sample is what a governor has seen of a cpu.
+type sample struct {
+	busy time.Duration // until then
+	util float64
 }
 
 type island struct {
 	cpus          []*cpu
-	awake, asleep units.Power
-	frac          float64
+	mask          mask
+	up            int    // of its cpus awake
+	awake, asleep uint64 // power
 }
 
-// A task is one thread of a workload.
+// A clock is a domain at an operating point.
+type clock struct {
+	domain *domain
+	opp    int
+}
+
+// A task is one thread of a workload. What each event touches comes first.
 type task struct {
-	w        Workload
-	group    *cgroup
-	left     float64 // seconds of work at the fastest
-	queue    []time.Duration
-	cpu      *cpu
-	last     *cpu
-	next     time.Duration // release
-	done     int
-	missed   int
-	latency  []time.Duration
-	finished bool
-	endless  bool
+	id        int
+	cpu       *cpu
+	last      *cpu
+	group     *cgroup // nil once it is killed
+	left      sum     // ns of work at the fastest, of its job, as of since
+	speed     uint64  // at which it is done
+	share     uint64  // of its cpu
+	power     uint64
+	since     time.Duration
+	due       time.Duration // when it will be done; never unless it runs
+	clock     clock         // for which these are:
+	full      float64       // its speed on a core of its own
+	alone     uint64        // the same
+	job       Job           // that it does, released at At since the machine was made
+	ready     bool
+	endless   bool
+	timer     bool
+	coming    Job // the next one
+	jobs      func() (Job, bool)
+	began     time.Duration
+	done      int
+	missed    int
+	deadlines int // that have passed or been kept
+	worked    time.Duration
+	latencies []time.Duration   // of the last jobs done
+	earlier   [][]time.Duration // and before: in pieces, for one that grew would be copied
+	backlog   []Job             // released after job
+	waits     *cgroup           // for this one's quota
+	w         Workload
+}
+
+// come makes the task's next job known.
+func (m *Machine) come(t *task) {
+	next := never
+	if job, ok := t.jobs(); ok {
+		job.At += t.began
+		t.coming, next = job, min(job.At, never)
+	}
+	m.queues[released].set(t.id, next)
 }
 
 // New makes a machine.
 func New(c Config) (*Machine, error) {
-	m := &Machine{spec: c.Spec, rng: rand.New(rand.NewPCG(c.Seed, 1)), chance: rand.New(rand.NewPCG(c.Seed, 2)), faults: c.Faults,
+	m := &Machine{spec: c.Spec, seed: c.Seed, chance: rand.New(rand.NewPCG(c.Seed, 2)), faults: c.Faults, groups: map[string]*cgroup{},
 		files: map[string]*file{}, dirs: map[string]map[string]bool{}, unclaim: map[string]int64{}, foreign: map[string]bool{}, nextSecond: time.Second}
 	if len(c.Spec.Clusters) == 0 {
 		return nil, fmt.Errorf("cannot simulate a machine without cores")
@@ -112,71 +200,121 @@ func New(c Config) (*Machine, error) {
 	if !slices.Contains(governors, governor) {
 		return nil, fmt.Errorf("cannot simulate governor %q: want one of %v", governor, governors)
 	}
-	core := 0
+	cores := 0
 	for _, cl := range c.Spec.Clusters {
 		if err := cl.validate(); err != nil {
 			return nil, err
 		}
-		is := &island{awake: cl.Shared, asleep: cl.Asleep}
+		is := &island{awake: scaled(nanos(cl.Shared)), asleep: scaled(nanos(cl.Asleep))}
 		m.islands = append(m.islands, is)
+		m.base.change(0, 0, is.asleep)
+		var states []idling
+		for _, s := range cl.Idle {
+			states = append(states, idling{time.Duration(math.Ceil(float64(s.Least())*1e9 - 1e-3)), s.Exit.Duration(), scaled(nanos(s.Power)), scaled(float64(s.Transition) / 1e3)})
+		}
 		var dom *domain
 		for range cl.Cores {
 			if dom == nil || cl.OwnClocks {
 				top := cl.Curve.OPPs[len(cl.Curve.OPPs)-1].Frequency
-				dom = &domain{id: len(m.cpus), curve: cl.Curve, opp: len(cl.Curve.OPPs) - 1, min: cl.Curve.OPPs[0].Frequency, max: top, governor: governor,
-					setspeed: top, times: make([]time.Duration, len(cl.Curve.OPPs))}
+				dom = &domain{id: len(m.cpus), n: len(m.domains), curve: cl.Curve, opp: len(cl.Curve.OPPs) - 1, min: cl.Curve.OPPs[0].Frequency, max: top, governor: governor,
+					setspeed: top, times: make([]time.Duration, len(cl.Curve.OPPs)), sample: sampleEvery}
+				for _, o := range cl.Curve.OPPs {
+					power := nanos(o.Active())
+					dom.active, dom.whole, dom.static = append(dom.active, power), append(dom.whole, scaled(power)), append(dom.static, scaled(nanos(o.Static)))
+				}
+				dom.limit()
 				m.domains = append(m.domains, dom)
 			}
-			var threads []*cpu
+			co := &core{id: cores}
 			for range max(1, cl.Threads) {
-				p := &cpu{id: cpuset.CPU(len(m.cpus)), core: core, dom: dom, island: is, capacity: cmp.Or(cl.Capacity, 1), online: true, idle: cl.Idle, state: -1,
-					times: make([]time.Duration, len(cl.Idle)), usage: make([]uint64, len(cl.Idle)), disabled: make([]bool, len(cl.Idle)), bound: "0", wakes: never}
+				p := &cpu{id: cpuset.CPU(len(m.cpus)), core: co, dom: dom, island: is, capacity: cmp.Or(cl.Capacity, 1), online: true, idle: cl.Idle, state: -1, wakes: never,
+					states: states, stays: make([]stay, len(states)), disabled: make([]bool, len(states)), bound: "0"}
+				p.vet()
 				m.cpus = append(m.cpus, p)
-				dom.cpus, is.cpus, threads = append(dom.cpus, p), append(is.cpus, p), append(threads, p)
+				dom.cpus, is.cpus, co.cpus = append(dom.cpus, p), append(is.cpus, p), append(co.cpus, p)
 			}
-			for _, p := range threads {
-				p.siblings = threads
-			}
-			core++
+			cores++
 		}
 	}
 	for _, d := range m.domains {
-		d.lastBusy, d.util = make([]time.Duration, len(d.cpus)), make([]float64, len(d.cpus))
-		d.sample = sampleEvery
+		d.samples = make([]sample, len(d.cpus))
 	}
-	m.root = newCgroup(nil, "")
-	m.buildFiles()
-	for _, w := range c.Workloads {
-		if err := m.addWorkload(w); err != nil {
-			return nil, err
-		}
+	for k, size := range [events]int{changed: len(m.cpus), sampled: len(m.domains)} {
+		m.queues[k] = newQueue(k, size)
+	}
+	m.free, m.crowded, m.everywhere = newMask(len(m.cpus)), newMask(len(m.cpus)), newMask(len(m.cpus))
+	for _, is := range m.islands {
+		is.mask = newMask(len(m.cpus))
 	}
 	for _, p := range m.cpus {
+		p.island.mask.put(p.id, true)
+		m.everywhere.put(p.id, true)
+	}
+	m.root = m.newCgroup(nil, "")
+	m.buildFiles()
+	for _, p := range m.cpus {
 		m.sleep(p)
+		m.touch(p)
+	}
+	for _, w := range c.Workloads {
+		if err := m.Start(w); err != nil {
+			return nil, err
+		}
 	}
 	return m, nil
 }
 
-func (m *Machine) addWorkload(w Workload) error {
-	g, err := m.makeCgroup(w.Cgroup)
-	if err != nil {
-		return err
-	}
+// Start begins a workload, in a cgroup that is made where it is not there yet.
+func (m *Machine) Start(w Workload) error {
 	if w.CPUBound == 0 {
 		w.CPUBound = 1
 	}
 	if w.Period < 0 || w.Work < 0 || w.CPUBound < 0 || w.CPUBound > 1 || w.Period > 0 && w.Work == 0 {
 		return fmt.Errorf("cannot simulate workload in %s: a period needs work, and shares lie between 0 and 1", w.Cgroup)
 	}
-	for range max(1, w.Threads) {
-		t := &task{w: w, group: g, endless: w.Period == 0 && w.Work == 0}
-		if w.Period > 0 { // phases differ, as they would
-			t.next = time.Duration(m.rng.Int64N(int64(w.Period)))
-		}
+	g, err := m.makeCgroup(w.Cgroup)
+	if err != nil {
+		return err
+	}
+	if len(w.Attributes) > 0 {
+		g.attrs = w.Attributes
+	}
+	for i := range max(1, w.Threads) {
+		t := &task{id: len(m.tasks), w: w, group: g, began: m.now, endless: w.endless(), timer: w.timer(), jobs: w.Stream(m.seed, m.now, i), due: never}
 		m.tasks = append(m.tasks, t)
 		g.tasks = append(g.tasks, t)
+		m.come(t)
+		if t.endless {
+			m.enqueue(t)
+		}
 	}
 	return nil
+}
+
+// End kills what runs in a cgroup and removes it. Of jobs not yet done those count as
+// missed whose deadline has passed.
+func (m *Machine) End(name string) error {
+	g := m.find(name)
+	if g == nil || g.parent == nil {
+		return fmt.Errorf("cannot end %s: there is no such cgroup", name)
+	}
+	for _, t := range g.tasks {
+		m.kill(t)
+	}
+	g.tasks = nil
+	return m.Remove(path.Join(cgroupDir, name))
+}
+
+// kill ends a task, whose group forgets it next.
+func (m *Machine) kill(t *task) {
+	m.withdraw(t)
+	overdue := t.overdue(m.now)
+	t.missed += overdue
+	t.deadlines += overdue
+	t.worked += t.begun(m.now)
+	t.runOn(nil)
+	t.ready, t.backlog, t.endless, t.group = false, nil, false, nil
+	m.queues[released].set(t.id, never)
 }
 
 // Now is the machine's wall clock.
@@ -185,468 +323,62 @@ func (m *Machine) Now() time.Time { return begin.Add(m.now) }
 // Elapsed is the simulated time since the machine was made.
 func (m *Machine) Elapsed() time.Duration { return m.now }
 
-// speed is how many seconds of a task's work a cpu does in a second it has to
-// itself. Hardware threads of a core share its throughput: two do 1.25 times the
-// work of one, as is typical of SMT.
-func (p *cpu) speed(t *task) float64 {
-	s := p.capacity / p.dom.curve.Tau(p.dom.opp, t.w.CPUBound)
-	if n := p.busySiblings(); n > 1 {
-		s *= (1 + 0.25*float64(n-1)) / float64(n)
-	}
-	return s
-}
+// Events, in the order in which they happen at one time; of one kind by number.
+const (
+	refilled  = iota // a cgroup's period ends
+	changed          // a cpu has left its idle state, or done a job
+	released         // a task's next job comes
+	sampled          // a domain's governor looks
+	exhausted        // a cgroup's quota is used up
+	events
 
-func (p *cpu) busySiblings() int {
-	n := 0
-	for _, s := range p.siblings {
-		if s.running() {
-			n++
-		}
-	}
-	return n
-}
-
-// running reports whether the cpu does work now.
-func (p *cpu) running() bool { return p.state < 0 && len(p.runnable) > 0 }
-
-// weights sums the weights of the tasks on a cpu.
-func (p *cpu) weights() float64 {
-	sum := 0.0
-	for _, t := range p.runnable {
-		sum += t.group.share()
-	}
-	return sum
-}
+	kindBits = 3
+)
 
 // Advance runs the machine for d.
 func (m *Machine) Advance(d time.Duration) {
 	end := m.now + d
+	m.refresh()
 	for {
-		next := min(end, m.nextEvent())
-		m.progress(next - m.now)
-		m.now = next
-		m.fire()
-		if m.now >= end && m.nextEvent() > end {
+		// Time and kind are in one number, whose minimum is found without branches.
+		first := m.nextSecond<<kindBits | events
+		for k := range m.queues {
+			first = min(first, m.queues[k].key)
+		}
+		at, kind := first>>kindBits, int(first&(1<<kindBits-1))
+		if at > end {
 			break
 		}
-	}
-}
-
-// nextEvent is when something changes next.
-func (m *Machine) nextEvent() time.Duration {
-	next := m.nextSecond
-	for _, t := range m.tasks {
-		if t.cpu == nil && !t.finished {
-			next = min(next, t.next)
-		} else if t.w.Period > 0 {
-			next = min(next, t.next)
-		}
-	}
-	for _, p := range m.cpus {
-		if p.pending {
-			next = min(next, p.wakes)
-		}
-		if !p.running() {
-			continue
-		}
-		total := p.weights()
-		for _, t := range p.runnable {
-			if t.endless {
-				continue
-			}
-			rate := p.speed(t) * t.group.share() / total
-			if rate > 0 {
-				next = min(next, m.now+time.Duration(math.Ceil(t.left/rate*1e9)))
-			}
-		}
-	}
-	for _, d := range m.domains {
-		if d.active() {
-			next = min(next, max(d.sample, m.now))
-		}
-	}
-	next = min(next, m.root.nextEvent(m))
-	return max(next, m.now)
-}
-
-// progress lets dt pass in which nothing changes.
-func (m *Machine) progress(dt time.Duration) {
-	if dt <= 0 {
-		return
-	}
-	for _, p := range m.cpus {
-		m.account(p, dt)
-		if p.state >= 0 && !p.pending {
-			p.times[p.state] += dt
-		}
-		if !p.running() {
-			continue
-		}
-		p.busy += dt
-		total := p.weights()
-		for _, t := range p.runnable {
-			share := t.group.share() / total
-			used := time.Duration(float64(dt) * share)
-			for g := t.group; g != nil; g = g.parent {
-				g.usage += used
-				if g.max.Quota > 0 {
-					g.spent += used
-				}
-			}
-			if !t.endless {
-				t.left -= float64(dt) / 1e9 * share * p.speed(t)
-			}
-		}
-	}
-	for _, d := range m.domains {
-		d.times[d.opp] += dt
-	}
-	for _, is := range m.islands {
-		p := is.asleep
-		if is.isAwake() {
-			p = is.awake
-		}
-		m.book(&is.frac, float64(p)*float64(dt)/1e6, &m.base)
-	}
-}
-
-// account charges a cpu's power over dt.
-func (m *Machine) account(p *cpu, dt time.Duration) {
-	if p.siblings[0] != p { // the core's power is booked once, with its first thread
-		return
-	}
-	var worker *cpu
-	deepest := math.MaxInt
-	awake := false
-	for _, s := range p.siblings {
-		if s.running() {
-			worker = s
-		}
-		if s.state < 0 || s.pending {
-			awake = true
+		m.now = max(m.now, at)
+		if kind == events {
+			m.nextSecond += time.Second
+			m.meter.second(m)
+			m.misfortune()
 		} else {
-			deepest = min(deepest, s.state)
+			m.happen(kind, m.queues[kind].next.id)
 		}
+		m.refresh()
 	}
-	o := p.dom.curve.OPPs[p.dom.opp]
-	switch {
-	case worker != nil:
-		// The mix of what runs decides how much of the time stalls.
-		power, n := units.Power(0), 0.0
-		for _, s := range p.siblings {
-			if s.running() {
-				for _, t := range s.runnable {
-					w := t.group.share() / s.weights()
-					power += p.dom.curve.Power(p.dom.opp, t.w.CPUBound, 1) * units.Power(w)
-					n += w
-				}
-			}
-		}
-		power /= units.Power(n)
-		for _, s := range p.siblings {
-			if !s.running() {
-				continue
-			}
-			for _, t := range s.runnable {
-				m.book(&t.group.frac, float64(power)*float64(dt)/1e6*t.group.share()/s.weights()/n, &t.group.energy)
-			}
-		}
-	case awake || len(p.idle) == 0 || !p.online:
-		power := o.Static
-		if !p.online && len(p.idle) > 0 {
-			power = p.idle[len(p.idle)-1].Power
-		}
-		m.book(&p.frac, float64(power)*float64(dt)/1e6, &m.base)
-	default:
-		m.book(&p.frac, float64(p.idle[deepest].Power)*float64(dt)/1e6, &m.base)
-	}
+	m.now = end
 }
 
-// book adds nanojoules to an account in whole numbers, keeping the fraction. One
-// microwatt for a nanosecond is 1e-6 nJ, so callers divide by 1e6.
-func (m *Machine) book(frac *float64, nj float64, to *int64) {
-	*frac += nj
-	whole := math.Floor(*frac)
-	*frac -= whole
-	*to += int64(whole)
-	m.total += int64(whole)
-}
-
-func (is *island) isAwake() bool {
-	for _, p := range is.cpus {
-		if p.online && (p.state < 0 || p.pending) {
-			return true
+// happen lets an event happen and makes its next due.
+func (m *Machine) happen(kind, id int) {
+	switch kind {
+	case refilled:
+		m.refill(m.numbered[id])
+	case changed:
+		p := m.cpus[id]
+		if p.pending {
+			m.awake(p)
+		} else {
+			m.complete(p)
 		}
+	case released:
+		m.release(m.tasks[id])
+	case sampled:
+		m.govern(m.domains[id])
+	case exhausted:
+		m.throttle(m.numbered[id])
 	}
-	return false
-}
-
-// fire handles everything that is due now.
-func (m *Machine) fire() {
-	m.root.refill(m)
-	for _, p := range m.cpus {
-		if p.pending && p.wakes <= m.now {
-			p.pending, p.wakes, p.state = false, never, -1
-		}
-		m.complete(p)
-	}
-	for _, t := range m.tasks {
-		for !t.finished && t.next <= m.now {
-			m.release(t)
-		}
-	}
-	for _, d := range m.domains {
-		if d.active() && d.sample <= m.now {
-			m.govern(d)
-		}
-	}
-	m.root.throttle(m)
-	if m.now >= m.nextSecond {
-		m.nextSecond += time.Second
-		m.meter.second(m)
-		m.misfortune()
-	}
-}
-
-// release makes a task's next job due.
-func (m *Machine) release(t *task) {
-	at := t.next
-	switch {
-	case t.w.Period == 0:
-		t.next = never
-	case t.w.Poisson:
-		t.next += time.Duration(m.rng.ExpFloat64() * float64(t.w.Period))
-	default:
-		t.next += t.w.Period
-	}
-	t.queue = append(t.queue, at)
-	if len(t.queue) == 1 {
-		t.left = t.w.Work.Seconds()
-		m.enqueue(t)
-	}
-}
-
-// complete ends the jobs that are done on a cpu.
-func (m *Machine) complete(p *cpu) {
-	for _, t := range slices.Clone(p.runnable) {
-		if t.endless || t.left > 1e-12 {
-			continue
-		}
-		released := t.queue[0]
-		t.queue = t.queue[1:]
-		t.done++
-		t.latency = append(t.latency, m.now-released)
-		if len(t.latency) > 1<<16 {
-			t.latency = t.latency[1<<15:]
-		}
-		if t.w.Period > 0 && !t.w.Poisson && m.now > released+t.w.Period+time.Microsecond {
-			t.missed++
-		}
-		if len(t.queue) > 0 { // the next job waits already
-			t.left = t.w.Work.Seconds()
-			continue
-		}
-		m.dequeue(t)
-		if t.w.Period == 0 {
-			t.finished = true
-		}
-	}
-}
-
-// allowed returns the online cpus a group may use.
-func (m *Machine) allowed(g *cgroup) cpuset.Set { return g.effective(m) }
-
-// enqueue puts a task on the best cpu: its last if that is idle, else an idle one,
-// else the one with the least weight. Like the fair scheduler's wake-up balancing,
-// an idle core goes before an idle sibling.
-func (m *Machine) enqueue(t *task) {
-	if t.group.throttled() {
-		t.cpu = nil
-		t.group.waiting(t)
-		return
-	}
-	set := m.allowed(t.group)
-	var best *cpu
-	bestKey := [3]float64{math.Inf(1)}
-	for _, p := range m.cpus {
-		if !p.online || !set.Contains(p.id) {
-			continue
-		}
-		key := [3]float64{p.weights() / p.capacity, float64(p.busySiblings()), 1}
-		if p == t.last {
-			key[2] = 0
-		}
-		if best == nil || slices.Compare(key[:], bestKey[:]) < 0 {
-			best, bestKey = p, key
-		}
-	}
-	if best == nil {
-		return
-	}
-	t.cpu, t.last = best, best
-	best.runnable = append(best.runnable, t)
-	if best.state >= 0 && !best.pending {
-		m.wake(best)
-	}
-}
-
-// dequeue takes a task off its cpu.
-func (m *Machine) dequeue(t *task) {
-	p := t.cpu
-	if p == nil {
-		return
-	}
-	t.cpu = nil
-	p.runnable = slices.DeleteFunc(p.runnable, func(o *task) bool { return o == t })
-	if len(p.runnable) == 0 {
-		if !m.steal(p) {
-			m.sleep(p)
-		}
-	}
-}
-
-// steal lets a cpu that runs dry take a waiting task from the fullest one.
-func (m *Machine) steal(p *cpu) bool {
-	if !p.online {
-		return false
-	}
-	var from *cpu
-	for _, o := range m.cpus {
-		if len(o.runnable) > 1 && (from == nil || o.weights() > from.weights()) {
-			from = o
-		}
-	}
-	if from == nil {
-		return false
-	}
-	for _, t := range slices.Backward(from.runnable) {
-		if m.allowed(t.group).Contains(p.id) {
-			from.runnable = slices.DeleteFunc(from.runnable, func(o *task) bool { return o == t })
-			t.cpu, t.last = p, p
-			p.runnable = append(p.runnable, t)
-			return true
-		}
-	}
-	return false
-}
-
-// migrate moves tasks off cpus they may no longer use.
-func (m *Machine) migrate() {
-	for _, t := range m.tasks {
-		if t.cpu != nil && (!t.cpu.online || !m.allowed(t.group).Contains(t.cpu.id)) {
-			m.dequeue(t)
-			m.enqueue(t)
-		}
-	}
-}
-
-// sleep sends an idle cpu into a state: the deepest whose residency fits the time
-// to the next release of a task that last ran here, and whose exit latency is
-// within the bound.
-func (m *Machine) sleep(p *cpu) {
-	if len(p.idle) == 0 {
-		p.state = -1
-		return
-	}
-	gap := never
-	for _, t := range m.tasks {
-		if t.last == p && !t.finished && t.next > m.now {
-			gap = min(gap, t.next-m.now)
-		}
-	}
-	best := -1
-	for i, s := range p.idle {
-		if p.disabled[i] || !p.bears(s) {
-			continue
-		}
-		if best < 0 || s.Least() <= units.SecondsOf(gap) {
-			best = i
-		}
-	}
-	p.state = best
-	if best >= 0 {
-		p.usage[best]++
-		m.book(&p.frac, float64(p.idle[best].Transition)*1e3, &m.base)
-	}
-}
-
-// bears reports whether the cpu's latency bound lets it enter a state.
-func (p *cpu) bears(s cstates.Model) bool {
-	switch p.bound {
-	case "0":
-		return true
-	case "n/a":
-		return s.Exit == 0
-	}
-	var us float64
-	fmt.Sscan(p.bound, &us)
-	return float64(s.Entry+s.Exit)*1e6 <= us
-}
-
-// wake begins to leave the idle state; work starts after its exit latency.
-func (m *Machine) wake(p *cpu) {
-	exit := p.idle[p.state].Exit.Duration()
-	if exit <= 0 {
-		p.state = -1
-		return
-	}
-	p.pending, p.wakes = true, m.now+exit
-}
-
-// Energy returns the machine's energy so far, and of it what each cgroup's tasks
-// used and the base of idle and shared power; all in nanojoules.
-func (m *Machine) Energy() (total, base int64, groups map[string]int64) {
-	groups = map[string]int64{}
-	for path, nj := range m.unclaim {
-		groups[path] += nj
-	}
-	m.root.walk(func(g *cgroup) { groups[g.path] += g.energy })
-	return m.total, m.base, groups
-}
-
-// Jobs are what came of a cgroup's workloads.
-type Jobs struct {
-	Done, Missed int
-	// P99 is the 99th percentile of the time from release to end.
-	P99 time.Duration
-}
-
-// Jobs returns what came of the workloads by cgroup.
-func (m *Machine) Jobs() map[string]Jobs {
-	lat := map[string][]time.Duration{}
-	out := map[string]Jobs{}
-	for _, t := range m.tasks {
-		j := out[t.w.Cgroup]
-		j.Done += t.done
-		j.Missed += t.missed
-		for _, q := range t.queue { // late already, though not done
-			if t.w.Period > 0 && !t.w.Poisson && m.now > q+t.w.Period {
-				j.Missed++
-			}
-		}
-		out[t.w.Cgroup] = j
-		lat[t.w.Cgroup] = append(lat[t.w.Cgroup], t.latency...)
-	}
-	for path, l := range lat {
-		if len(l) > 0 {
-			slices.Sort(l)
-			j := out[path]
-			j.P99 = l[(len(l)*99-1)/100]
-			out[path] = j
-		}
-	}
-	return out
-}
-
-// Work returns the work done by cgroup, in seconds at the fastest; of jobs not yet
-// done their part. Work without end is not counted.
-func (m *Machine) Work() map[string]float64 {
-	out := map[string]float64{}
-	for _, t := range m.tasks {
-		out[t.w.Cgroup] += float64(t.done) * t.w.Work.Seconds()
-		if len(t.queue) > 0 {
-			out[t.w.Cgroup] += t.w.Work.Seconds() - t.left
-		}
-	}
-	return out
 }

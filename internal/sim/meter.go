@@ -15,8 +15,9 @@ type meter struct {
 }
 
 func (mt *meter) second(m *Machine) {
-	mt.power = (m.total - mt.before) / 1000
-	mt.before = m.total
+	total := m.total()
+	mt.power = (total - mt.before) / 1000
+	mt.before = total
 }
 
 const raplRange = 262143328850
@@ -49,7 +50,7 @@ func (m *Machine) meterFiles() {
 		m.add(raplDir+"/name", fixed("package-0"), nil)
 		m.add(raplDir+"/enabled", fixed(1), nil)
 		m.add(raplDir+"/max_energy_range_uj", fixed(span), nil)
-		m.addErr(raplDir+"/energy_uj", faulty(func() string { return strconv.FormatUint(uint64(m.total/1000)%span, 10) }), nil)
+		m.addErr(raplDir+"/energy_uj", faulty(func() string { return strconv.FormatUint(uint64(m.total()/1000)%span, 10) }), nil)
 	case "acpi":
 		m.add(acpiDir+"/name", fixed("power_meter"), nil)
 		m.addErr(acpiDir+"/device/power1_average", faulty(func() string { return strconv.FormatInt(m.meter.power, 10) }), nil)

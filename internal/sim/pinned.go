@@ -26,29 +26,30 @@ func (m *Machine) Pin(c cpuset.CPU, cpuBound float64) (*Pinned, error) {
 	if !(cpuBound >= 0 && cpuBound <= 1) {
 		return nil, fmt.Errorf("cannot pin a thread to cpu %d: a share of %g is not in 0..1", c, cpuBound)
 	}
-	g := newCgroup(m.root, "") // not among the root's children: it has no files
+	g := m.newCgroup(m.root, fmt.Sprint(".pinned-", len(m.tasks))) // it has no files
 	g.cpus = cpuset.Of(c)
-	t := &task{w: Workload{Work: pinnedWork, CPUBound: cpuBound}, group: g, next: m.now}
+	g.confine(m)
+	w := Workload{Work: pinnedWork, CPUBound: cpuBound}
+	t := &task{id: len(m.tasks), w: w, group: g, began: m.now, jobs: w.Stream(m.seed, m.now, 0), due: never}
 	g.tasks = append(g.tasks, t)
 	m.tasks = append(m.tasks, t)
+	m.come(t)
 	m.release(t)
+	m.refresh()
 	return &Pinned{m, t}, nil
 }
 
 // Work is what the thread has done, in seconds on the fastest core at its fastest.
-func (p *Pinned) Work() float64 { return p.t.w.Work.Seconds() - p.t.left }
+func (p *Pinned) Work() float64 { return p.t.begun(p.m.now).Seconds() }
 
 // Ran is how long it had a cpu for that.
-func (p *Pinned) Ran() time.Duration { return p.t.group.usage }
+func (p *Pinned) Ran() time.Duration { return p.t.group.used(p.m.now) }
 
 // End ends the thread.
 func (p *Pinned) End() {
-	p.t.finished = true
-	p.m.dequeue(p.t)
-	for i, t := range p.m.tasks {
-		if t == p.t {
-			p.m.tasks = append(p.m.tasks[:i:i], p.m.tasks[i+1:]...)
-			return
-		}
-	}
+	g := p.t.group
+	p.m.kill(p.t)
+	g.tasks = nil
+	p.m.removeCgroup(g)
+	p.m.refresh()
 }

@@ -65,8 +65,13 @@ func TestPin(t *testing.T) {
 	if end, _, _ = m.Energy(); math.Abs(float64(end-start)/1e9-0.2) > 1e-6 {
 		t.Errorf("at rest it costs %g J, want 0.2", float64(end-start)/1e9)
 	}
-	if len(m.tasks) != 0 || len(before) != len(m.Knobs()) {
-		t.Errorf("%d tasks and %d files are left", len(m.tasks), len(m.Knobs())-len(before))
+	for _, task := range m.tasks {
+		if task.group != nil {
+			t.Errorf("task %d is left", task.id)
+		}
+	}
+	if len(m.groups) != 1 || len(before) != len(m.Knobs()) {
+		t.Errorf("%d groups and %d files are left", len(m.groups)-1, len(m.Knobs())-len(before))
 	}
 	if _, err := m.Pin(7, 1); err == nil {
 		t.Error("a thread is pinned to a cpu that is not there")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"syscall"
@@ -74,7 +75,7 @@ func TestEnergyByHand(t *testing.T) {
 	if math.Abs(float64(base)-want) > 10 || total != base+groups["a"] {
 		t.Errorf("base %d nJ, want %.0f; total %d", base, want, total)
 	}
-	if j := m.Jobs()["a"]; j.Done != 1 || j.P99 != 3*time.Second {
+	if j := m.Jobs()["a"]; j.Done != 1 || j.Quantile(0.99) != 3*time.Second || j.Work != time.Second {
 		t.Errorf("%+v", j)
 	}
 	if got := m.get(t, raplDir+"/energy_uj"); got != fmt.Sprint(total/1000) {
@@ -108,11 +109,78 @@ func TestGovernors(t *testing.T) {
 	m = machine(t, Config{Governor: "conservative"})
 	d = m.domains[0]
 	m.setOPP(d, 0)
-	if m.choose(d, 0.9, 0); d.opp != 1 { // 1 GHz + 5 % of 3 GHz: 2 GHz is the next
-		t.Errorf("conservative goes up to %d", d.opp)
+	for _, step := range []struct {
+		load float64
+		opp  int
+	}{{0.9, 0}, {0.9, 0}, {0.9, 0}, {0.9, 0}, {0.9, 0}, {0.9, 0}, {0.9, 1}, {0.5, 1}, {0.1, 1}, {0.1, 1}, {0.1, 1}, {0.1, 1}, {0.1, 1}, {0.1, 1}, {0.1, 0}} {
+		// From 1 GHz by 5 % of 3 GHz: 2 GHz is reached at 2.05, and left at 1 again.
+		if m.choose(d, step.load, 0); d.opp != step.opp {
+			t.Errorf("conservative at a load of %g and a wish of %g kHz is at %d, want %d", step.load, d.wish, d.opp, step.opp)
+		}
 	}
-	if m.choose(d, 0.1, 0); d.opp != 0 {
-		t.Errorf("conservative goes down to %d", d.opp)
+}
+
+// A clock of one cpu that has not idled is not lowered by schedutil.
+func TestSchedutilHolds(t *testing.T) {
+	spec := FromCurve("test", ladder(), c6(), 1, 1, units.Watt)
+	m := machine(t, Config{Spec: spec})
+	d := m.domains[0]
+	if m.choose(d, 1, 0.1); d.opp != 2 {
+		t.Errorf("busy all the time, its clock is lowered to %d", d.opp)
+	}
+	if m.choose(d, 0.9, 0.1); d.opp != 0 {
+		t.Errorf("having idled, its clock is %d", d.opp)
+	}
+}
+
+// Jobs that come from outside are a surprise to the idle governor until it has seen
+// eight gaps; those of a timer are not.
+func TestIdlePrediction(t *testing.T) {
+	for timer, want := range map[bool]uint64{true: 0, false: 9} {
+		every := func(*rand.Rand) func() (Job, bool) {
+			n := 0
+			return func() (Job, bool) {
+				n++
+				return Job{At: time.Duration(n) * 50 * time.Microsecond, Work: 10 * time.Microsecond}, n <= 100
+			}
+		}
+		m := machine(t, Config{Governor: "performance", Workloads: []Workload{{Cgroup: "a", Jobs: every, Timer: timer}}})
+		before := m.cpus[0].stays[1].usage
+		m.Advance(4 * time.Millisecond) // C6 would pay from 100 us
+		if got := m.cpus[0].stays[1].usage - before; got > want || !timer && got < 7 {
+			t.Errorf("timer %v: C6 was entered %d times in gaps of 40 us, want %d", timer, got, want)
+		}
+	}
+}
+
+// Containers come and go; what they did is still told, and every joule kept.
+func TestStartAndEnd(t *testing.T) {
+	m := machine(t, Config{Workloads: []Workload{{Cgroup: "p/a", Period: 10 * time.Millisecond, Work: time.Millisecond}}})
+	for range 5 {
+		if err := m.Start(Workload{Cgroup: "p/b", Period: 20 * time.Millisecond, Work: 30 * time.Millisecond}); err != nil {
+			t.Fatal(err)
+		}
+		m.Advance(time.Second)
+		if err := m.End("p/b"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.ReadFile(cgroupDir + "/p/b/cpu.stat"); !errors.Is(err, syscall.ENOENT) {
+			t.Errorf("the cgroup is still there: %v", err)
+		}
+	}
+	j := m.Jobs()["p/b"]
+	if j.Done < 150 || j.Missed < 200 || j.Work > 5*time.Second || j.Work < 4*time.Second {
+		t.Errorf("done %d, missed %d, work %v", j.Done, j.Missed, j.Work)
+	}
+	total, base, groups := m.Energy()
+	for _, e := range groups {
+		base += e
+	}
+	if base != total {
+		t.Errorf("parts %d, total %d", base, total)
+	}
+	if err := m.End("p/none"); err == nil {
+		t.Error("a cgroup that is not there is ended")
 	}
 }
 
@@ -186,7 +254,7 @@ func TestQuota(t *testing.T) {
 	m.set(t, cgroupDir+"/t/cpu.max", "20000 100000")
 	m.Advance(10 * time.Second)
 	g := m.find("t")
-	if got := g.usage.Seconds(); math.Abs(got-2) > 0.05 {
+	if got := g.used(m.now).Seconds(); math.Abs(got-2) > 0.05 {
 		t.Errorf("used %g s of 10, want 2", got)
 	}
 	if g.stops < 95 || g.waited < 7*time.Second {
@@ -194,7 +262,7 @@ func TestQuota(t *testing.T) {
 	}
 	m.set(t, cgroupDir+"/t/cpu.max", "max")
 	m.Advance(10 * time.Second)
-	if got := m.find("t").usage.Seconds(); math.Abs(got-12) > 0.1 {
+	if got := m.find("t").used(m.now).Seconds(); math.Abs(got-12) > 0.1 {
 		t.Errorf("without the quota used %g s, want 12", got)
 	}
 }
@@ -204,12 +272,12 @@ func TestCpuset(t *testing.T) {
 	m := machine(t, Config{Workloads: []Workload{{Cgroup: "t", Threads: 2}}})
 	m.set(t, cgroupDir+"/t/cpuset.cpus", "1")
 	m.Advance(time.Second)
-	if a, b := m.cpus[0].busy, m.cpus[1].busy; a > 5*time.Millisecond || b < 990*time.Millisecond {
+	if a, b := m.busyFor(m.cpus[0]), m.busyFor(m.cpus[1]); a > 5*time.Millisecond || b < 990*time.Millisecond {
 		t.Errorf("cpu0 was busy %v, cpu1 %v", a, b)
 	}
 	m.set(t, cpuDir+"/cpu1/online", "0")
 	m.Advance(time.Second)
-	if got := m.cpus[0].busy; got < 990*time.Millisecond {
+	if got := m.busyFor(m.cpus[0]); got < 990*time.Millisecond {
 		t.Errorf("with cpu1 offline cpu0 was busy %v", got)
 	}
 }
@@ -255,6 +323,129 @@ func TestConservationAndDeterminism(t *testing.T) {
 	}
 }
 
+// What is read, and where Advance is cut, changes nothing: not a nanojoule.
+func TestReadsChangeNothing(t *testing.T) {
+	for seed := range uint64(12) {
+		var histories [2]string
+		for k := range histories {
+			c := hostile(seed)
+			c.Faults = Faults{Foreign: 0.2, Hotplug: 0.1, Churn: 0.1} // of reads and writes chance is consumed
+			m := machine(t, c)
+			m.set(t, cgroupDir+"/p/cpu.max", "70000 100000")
+			m.set(t, cgroupDir+"/p/b/cpu.weight", "30")
+			if k == 0 {
+				m.Advance(40 * time.Second)
+			}
+			for step := 0; m.Elapsed() < 40*time.Second; step++ {
+				m.Advance(min(time.Duration(1+step*step%1999)*time.Millisecond/3, 40*time.Second-m.Elapsed()))
+				for name := range m.files {
+					m.ReadFile(name) //nolint:errcheck // of an offline cpu
+				}
+				m.Energy()
+				m.Jobs()
+				m.Activity()
+				m.Knobs()
+			}
+			knobs := m.Knobs()
+			for _, name := range slices.Sorted(maps.Keys(m.files)) {
+				data, err := m.ReadFile(name)
+				histories[k] += fmt.Sprintln(name, string(data), err, knobs[name])
+			}
+			total, base, groups := m.Energy()
+			histories[k] += fmt.Sprintln(total, base, groups, m.Activity())
+			jobs := m.Jobs()
+			for _, name := range slices.Sorted(maps.Keys(jobs)) {
+				histories[k] += fmt.Sprintln(name, jobs[name])
+			}
+		}
+		if diff := cmp.Diff(histories[0], histories[1]); diff != "" {
+			t.Fatalf("seed %d: %s", seed, diff)
+		}
+	}
+}
+
+// A queue gives what a sorted list would.
+func TestQueue(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	q := newQueue(0, 3)
+	at := map[int]time.Duration{}
+	for range 20000 {
+		id, when := rng.IntN(100), time.Duration(rng.IntN(50))
+		if rng.IntN(3) == 0 {
+			when = never
+		}
+		q.set(id, when)
+		at[id] = when
+		want := due{at: never}
+		for id, when := range at {
+			if when < want.at || when == want.at && id < want.id {
+				want = due{when, id}
+			}
+		}
+		if q.at(id) != when || q.next.at != want.at || want.at < never && q.next.id != want.id {
+			t.Fatalf("next is %+v, want %+v", q.next, want)
+		}
+	}
+}
+
+// Sums are those of whole numbers, in pieces of any length.
+func TestSum(t *testing.T) {
+	rate := scaled(1.0 / 3)
+	var pieces sum
+	for range 1000 {
+		pieces = pieces.plus(rate, 3*time.Hour)
+	}
+	if all := (sum{}).plus(rate, 3000*time.Hour); pieces != all || all.whole()-int64(1000*time.Hour) > 100 {
+		t.Errorf("%v in pieces, %v at once", pieces.whole(), all.whole())
+	}
+	for _, tt := range []struct {
+		left int64
+		rate float64
+		want time.Duration
+	}{{0, 1, 0}, {1e9, 1, 1e9}, {1e9, 1.0 / 3, 3e9}, {1, 0.3, 4}, {1, 0, never}, {int64(never), 1e-9, never}} {
+		if got := after(0, sumOf(tt.left).over(scaled(tt.rate))); got != tt.want {
+			t.Errorf("%d at %g lasts %d, want %d", tt.left, tt.rate, got, tt.want)
+		}
+	}
+	if got := sumOf(5).minus(sumOf(7)); got != (sum{}) {
+		t.Errorf("5 - 7 = %v", got.whole())
+	}
+}
+
+// Who waits for quota and is moved out of it runs.
+func TestMovedWhileThrottled(t *testing.T) {
+	m := machine(t, Config{Workloads: []Workload{{Cgroup: "t"}, {Cgroup: "free", Period: time.Hour, Work: 1}}})
+	m.set(t, cgroupDir+"/t/cpu.max", "1000 1000000")
+	m.Advance(500 * time.Millisecond)
+	m.set(t, cgroupDir+"/free/cgroup.procs", "1000")
+	m.Advance(time.Second)
+	if got := m.find("free").used(m.now); got < 999*time.Millisecond {
+		t.Errorf("it ran %v of a second", got)
+	}
+	m.Advance(time.Second)
+	if n := len(m.cpus[0].runnable) + len(m.cpus[1].runnable); n != 1 {
+		t.Errorf("one task runs %d times", n)
+	}
+}
+
+// Masks and queues hold more cpus than a word has bits.
+func TestManyCPUs(t *testing.T) {
+	spec := FromCurve("wide", ladder(), c6(), 10, 16, units.Watt)
+	for i := range spec.Clusters {
+		spec.Clusters[i].Threads = 2
+	}
+	m := machine(t, Config{Spec: spec, Workloads: []Workload{{Cgroup: "a", Threads: 200}, {Cgroup: "b", Threads: 3}}})
+	m.set(t, cgroupDir+"/a/cpuset.cpus", "0-199")
+	m.set(t, cgroupDir+"/b/cpuset.cpus", "300,302-303")
+	m.Advance(time.Second)
+	if a, b := m.find("a").used(m.now), m.find("b").used(m.now); a < 199*time.Second || b < 2990*time.Millisecond {
+		t.Errorf("a ran %v, b %v", a, b)
+	}
+	if busy := m.busyFor(m.cpus[300]) + m.busyFor(m.cpus[302]) + m.busyFor(m.cpus[303]); busy < 2990*time.Millisecond {
+		t.Errorf("b's cpus were busy for %v", busy)
+	}
+}
+
 func FuzzWrite(f *testing.F) {
 	f.Add(uint8(0), "1000000")
 	f.Add(uint8(9), "max 100000")
@@ -278,8 +469,90 @@ func BenchmarkAdvance(b *testing.B) {
 	}
 	m := machine(b, c)
 	b.ReportAllocs()
+	began := cpuTime(b)
 	for b.Loop() {
 		m.Advance(100 * time.Millisecond)
 	}
 	b.ReportMetric(m.Elapsed().Seconds()/b.Elapsed().Seconds(), "x-real-time")
+	b.ReportMetric(m.Elapsed().Seconds()/(cpuTime(b)-began).Seconds(), "x-cpu-time")
+}
+
+// BenchmarkServer is a machine of 64 cpus in eight clusters with 200 containers, whose
+// jobs are as long as those of internal/loads and come less often: together they keep a
+// quarter of the cpus busy.
+func BenchmarkServer(b *testing.B) {
+	const ms, us = time.Millisecond, time.Microsecond
+	idle := []cstates.Model{{Name: "C1", Power: 0.2e6, Exit: 2e-6, Residency: 2e-6}, {Name: "C6", Power: 0.1e6, Exit: 130e-6, Residency: 600e-6, Transition: 90}}
+	periodic := []Workload{{Period: 15 * ms, Work: 600 * us}, {Period: 41667 * us, Work: 4 * ms}, {Period: 83333 * us, Work: 9 * ms}}
+	for _, governor := range []string{"schedutil", "performance"} {
+		b.Run(governor, func(b *testing.B) {
+			c := Config{Spec: FromCurve("server", ladder(), idle, 8, 8, 1*units.Watt), Governor: governor}
+			for i := range 200 {
+				var w Workload
+				switch i % 3 {
+				case 0:
+					w = periodic[i/3%3]
+				case 1: // requests, at random
+					w = Workload{Threads: 2, CPUBound: 0.8, Jobs: func(rng *rand.Rand) func() (Job, bool) {
+						at := time.Duration(0)
+						return func() (Job, bool) {
+							at += time.Duration(rng.ExpFloat64() * float64(100*ms))
+							return Job{At: at, Work: 2*ms + time.Duration(rng.ExpFloat64()*float64(2*ms))}, true
+						}
+					}}
+				case 2: // a batch
+					work := time.Duration(800+i*12) * ms
+					w = Workload{Period: work * 25 / 2, Work: work, CPUBound: []float64{1, 0.8, 0.5}[i/3%3]}
+				}
+				w.Cgroup = fmt.Sprint("powerd/c", i)
+				c.Workloads = append(c.Workloads, w)
+			}
+			m := machine(b, c)
+			m.Advance(time.Minute)
+			before, began, spent := m.served(), m.Elapsed(), cpuTime(b)
+			b.ReportAllocs()
+			for b.Loop() {
+				m.Advance(time.Second)
+			}
+			spent = cpuTime(b) - spent
+			jobs, work := m.served(), (m.Elapsed() - began).Seconds()
+			b.ReportMetric(work/b.Elapsed().Seconds(), "x-real-time")
+			b.ReportMetric(work/spent.Seconds(), "x-cpu-time")
+			b.ReportMetric(float64(jobs.Done-before.Done)/work, "jobs/s")
+			b.ReportMetric(100*(jobs.Work-before.Work).Seconds()/work/64, "%-busy")
+		})
+	}
+}
+
+// cpuTime is what this process has used: on a busy machine a truer measure than the clock.
+func cpuTime(t testing.TB) time.Duration {
+	t.Helper()
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+// served sums up what came of all workloads.
+func (m *Machine) served() (all Jobs) {
+	for _, j := range m.Jobs() {
+		all.Done += j.Done
+		all.Work += j.Work
+	}
+	return all
+}
+
+// The kernel spreads what starts over the caches, and wakes it where it ran.
+func TestPlacementOfTheKernel(t *testing.T) {
+	spec := FromCurve("test", ladder(), c6(), 2, 2, units.Watt)
+	m := machine(t, Config{Spec: spec, Governor: "performance", Workloads: []Workload{{Cgroup: "a"}, {Cgroup: "b"}, {Cgroup: "c", Period: 10 * time.Millisecond, Work: time.Millisecond}}})
+	m.Advance(100 * time.Millisecond)
+	where := map[string]int{}
+	for _, task := range m.tasks {
+		where[task.w.Cgroup] = int(task.last.id)
+	}
+	if where["a"] != 0 || where["b"] != 2 || where["c"] != 1 {
+		t.Errorf("a, b, c run on cpus %v, want 0, 2 (the other cache) and 1", where)
+	}
 }

@@ -2,6 +2,8 @@ package sim
 
 import (
 	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
 	"time"
 
 	"github.com/powerd/powerd/cpufreq"
@@ -47,13 +49,68 @@ type Workload struct {
 	// is a batch of that much; zero with no Work never ends.
 	Period time.Duration
 	Work   time.Duration
-	// Poisson makes Period the mean of random gaps.
+	// Poisson makes Period the mean of random gaps: what comes from outside, for
+	// which the idle governor knows no timer.
 	Poisson bool
+	// Jobs, if there, replaces Period, Work and Poisson: it is called once for each
+	// thread, and then what it returned for one job after the other, in the order of
+	// their releases.
+	Jobs func(*rand.Rand) func() (Job, bool)
+	// Timer tells of Jobs that a timer releases them, which the idle governor knows.
+	Timer bool
 	// Threads run side by side, each with its own Work; 1 if 0.
 	Threads int
 	// CPUBound is the share of Work that scales with the clock; 1 if 0.
 	CPUBound float64
+	// Attributes are extended attributes of the cgroup.
+	Attributes map[string]string
 }
+
+// A Job comes to a thread of a workload, which does its jobs one by one.
+type Job struct {
+	At   time.Duration // since the workload began
+	Work time.Duration
+	Due  time.Duration // after At; 0 is no deadline
+}
+
+// Stream returns the jobs of one of the workload's threads when it begins at a time on
+// a machine of that seed. No other workload changes what comes.
+func (w Workload) Stream(seed uint64, began time.Duration, thread int) func() (Job, bool) {
+	h := fnv.New64a()
+	fmt.Fprint(h, w.Cgroup, began, thread)
+	rng := rand.New(rand.NewPCG(seed, h.Sum64()))
+	switch {
+	case w.Jobs != nil:
+		return w.Jobs(rng)
+	case w.Period == 0 && w.Work == 0:
+		return func() (Job, bool) { return Job{}, false }
+	case w.Period == 0:
+		done := false
+		return func() (j Job, ok bool) {
+			j, ok, done = Job{Work: w.Work}, !done, true
+			return j, ok
+		}
+	}
+	next := Job{At: time.Duration(rng.Int64N(int64(w.Period))), Work: w.Work} // phases differ, as they would
+	if !w.Poisson {
+		next.Due = w.Period
+	}
+	return func() (Job, bool) {
+		j := next
+		if w.Poisson {
+			next.At += time.Duration(rng.ExpFloat64() * float64(w.Period))
+		} else {
+			next.At += w.Period
+		}
+		return j, true
+	}
+}
+
+// endless work never ends and is never late.
+func (w Workload) endless() bool { return w.Jobs == nil && w.Period == 0 && w.Work == 0 }
+
+// timer tells whether releases are known to the idle governor.
+func (w Workload) timer() bool { return w.Timer || w.Jobs == nil && !w.Poisson }
 
 // Faults are probabilities, by write or read or second.
 type Faults struct {

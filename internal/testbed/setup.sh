@@ -1,7 +1,8 @@
 #!/bin/sh
-# Installs the Debian packages of the testbed, when root; otherwise says which.
+# Installs the Debian packages of the testbed, and the browser that opens the bench report
+# in a test, when root; otherwise says which.
 set -eu
-packages="qemu-system-x86 acpica-tools busybox-static mmdebstrap e2fsprogs kmod"
+packages="qemu-system-x86 acpica-tools busybox-static mmdebstrap e2fsprogs kmod chromium"
 
 missing=
 for p in $packages; do

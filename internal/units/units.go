@@ -53,6 +53,7 @@ const (
 	Microwatt Power = 1
 	Milliwatt Power = 1000 * Microwatt
 	Watt      Power = 1000 * Milliwatt
+	Megawatt  Power = 1e6 * Watt
 )
 
 // Watts returns p in watts.
@@ -222,6 +223,26 @@ func ParseVoltage(s string) (Voltage, error) {
 func ParsePower(s string) (Power, error) {
 	v, err := parse(s, "power", []scale{{"uW", 1}, {"mW", 1e3}, {"W", 1e6}})
 	return Power(v), err
+}
+
+// ParseBudget reads a power, or an energy per time: "2W", "500mW", "2J/s", "90J/1.5s".
+func ParseBudget(s string) (Power, error) {
+	amount, per, ok := strings.Cut(s, "/")
+	if !ok {
+		return ParsePower(s)
+	}
+	c, err := ParseCost(amount)
+	if err != nil {
+		return 0, err
+	}
+	if per != "" && (per[0] < '0' || per[0] > '9') {
+		per = "1" + per
+	}
+	t, err := ParseSeconds(per)
+	if err == nil && t <= 0 {
+		err = fmt.Errorf("%q is no time", per)
+	}
+	return Power(float64(c) / float64(t)), err
 }
 
 // ParseCost reads "90uJ", "0.09mJ" or "1J".

@@ -33,6 +33,16 @@ func TestParse(t *testing.T) {
 	if s, err := ParseSeconds("85us"); err != nil || s != 85e-6 {
 		t.Errorf("ParseSeconds(85us) = %v, %v", float64(s), err)
 	}
+	for text, want := range map[string]Power{"2W": 2 * Watt, "2J/s": 2 * Watt, "90J/60s": 1500 * Milliwatt, "1mJ/ms": Watt} {
+		if p, err := ParseBudget(text); err != nil || p != want {
+			t.Errorf("ParseBudget(%s) = %v, %v", text, p, err)
+		}
+	}
+	for _, text := range []string{"", "2", "2J", "J/s", "2J/0s", "2J/", "2W/s", "2J/s/s"} {
+		if p, err := ParseBudget(text); err == nil {
+			t.Errorf("ParseBudget(%q) = %v", text, p)
+		}
+	}
 	if p, err := ParsePower("1.85W"); err != nil || p != 1850*Milliwatt {
 		t.Errorf("ParsePower(1.85W) = %v, %v", p, err)
 	}

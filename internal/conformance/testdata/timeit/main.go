@@ -3,8 +3,7 @@
 //
 //	timeit BUNDLE RUNS RUNTIME...
 //
-// It prints, as JSON, milliseconds and the peak memory of each: of runtimes by their
-// command lines, "run" of a bundle whose program ends at once; of powerd's engine called
+// It prints, as JSON, milliseconds of each: of runtimes by their command lines, "run" of a bundle whose program ends at once; of powerd's engine called
 // in-process, as its daemon does; and of the floor, the same namespaces, a root pivoted to
 // and a program, without anything that makes it a container.
 package main
@@ -19,7 +18,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,7 +31,14 @@ type Result struct {
 	Name        string
 	Median, P95 float64 // ms
 	Least       float64 // ms
-	PeakKiB     int64   // of the process that was started; 0 where there is none
+	// Steps are the medians of a start's parts, where they are told.
+	Steps []Step
+}
+
+// A Step is a part of a start.
+type Step struct {
+	Name   string
+	Median float64 // ms
 }
 
 func main() {
@@ -45,7 +50,7 @@ func main() {
 
 type contender struct {
 	name string
-	run  func() (peak int64, err error)
+	run  func() error
 }
 
 func measure(bundle, runs string, runtimes []string) error {
@@ -54,48 +59,69 @@ func measure(bundle, runs string, runtimes []string) error {
 		return fmt.Errorf("cannot run %q times", runs)
 	}
 	root := filepath.Join(bundle, "rootfs")
-	list := []contender{{"program", command(filepath.Join(root, "bin/true"))}, {"floor", func() (int64, error) { return 0, floor(root) }}}
+	list := []contender{{"program", command(filepath.Join(root, "bin/true"))}, {"floor", func() error { return floor(root) }}}
 	for _, r := range runtimes {
 		argv := append(strings.Fields(r), "run", "-b", bundle, "timeit")
 		list = append(list, contender{r, command(argv...)})
 	}
 	engine := &oci.Engine{Root: "/run/timeit", NoCgroups: strings.Contains(strings.Join(runtimes, " "), "--cgroup-manager none")}
-	list = append(list, contender{"powerd's engine, in-process", func() (int64, error) {
+	defer engine.Prepare()()
+	var order []string
+	steps := map[string][]float64{}
+	var last time.Time
+	engine.Step = func(done string) {
+		if _, known := steps[done]; !known {
+			order = append(order, done)
+		}
+		steps[done] = append(steps[done], since(last))
+		last = time.Now()
+	}
+	const inProcess = "powerd's engine, in-process"
+	list = append(list, contender{inProcess, func() error {
+		last = time.Now()
 		code, err := engine.Run(context.Background(), "timeit", bundle, oci.CreateOptions{}, nil)
 		if err == nil && code != 0 {
 			err = fmt.Errorf("it ended with code %d", code)
 		}
-		return 0, err
+		return err
 	}})
-	times, peaks := map[string][]float64{}, map[string]int64{}
+	times := map[string][]float64{}
 	for range n {
 		for _, c := range list {
 			began := time.Now()
-			peak, err := c.run()
-			if err != nil {
+			if err := c.run(); err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
-			times[c.name] = append(times[c.name], float64(time.Since(began).Microseconds())/1000)
-			peaks[c.name] = max(peaks[c.name], peak)
+			times[c.name] = append(times[c.name], since(began))
 		}
 	}
 	var out []Result
 	for _, c := range list {
 		t := times[c.name]
 		slices.Sort(t)
-		out = append(out, Result{c.name, t[len(t)/2], t[len(t)*95/100], t[0], peaks[c.name]})
+		r := Result{Name: c.name, Median: t[len(t)/2], P95: t[len(t)*95/100], Least: t[0]}
+		if c.name == inProcess {
+			for _, name := range order {
+				t := steps[name]
+				slices.Sort(t)
+				r.Steps = append(r.Steps, Step{name, t[len(t)/2]})
+			}
+		}
+		out = append(out, r)
 	}
 	return json.NewEncoder(os.Stdout).Encode(out)
 }
 
-func command(argv ...string) func() (int64, error) {
-	return func() (int64, error) {
+// since is ms.
+func since(t time.Time) float64 { return float64(time.Since(t).Microseconds()) / 1000 }
+
+func command(argv ...string) func() error {
+	return func() error {
 		cmd := exec.Command(argv[0], argv[1:]...)
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			return 0, fmt.Errorf("%w: %s", err, out)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
 		}
-		return cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss, nil
+		return nil
 	}
 }
 

@@ -90,6 +90,7 @@ type reading struct {
 	out    *Result
 	steady map[Param]bool // clusters and packages that never slept
 	speed  []map[units.Frequency]measure
+	most   float64 // the most that the machine drew
 }
 
 type measure struct{ value, err float64 }
@@ -135,6 +136,7 @@ func (r *reading) solve() {
 	y, sigma := make([]float64, len(r.obs)), make([]float64, len(r.obs))
 	for i, o := range r.obs {
 		rows[i], y[i] = o.Terms, o.Power
+		r.most = math.Max(r.most, o.Power)
 		sigma[i] = math.Max(math.Hypot(o.Error, modelError*o.Power), 1e-3)
 	}
 	params := excited(rows)
@@ -195,29 +197,17 @@ func (r *reading) power(name string, cpus *cpuset.Set, clock units.Frequency, st
 		p.State = &state
 	}
 	value, err, blame := r.f.estimate(l)
-	if why := r.fixed(l); why != "" && blame == nil && err > math.Abs(value) {
-		p.Why = why // nobody could see to it that points differ in it
-		r.out.Parameters = append(r.out.Parameters, p)
-		return 0, 0, false
-	}
-	if blame == nil {
+	switch {
+	case blame != nil:
+		p.Why = r.because(l, blame)
+	case err > r.most: // in exact arithmetic the points differ in it, in effect they do not
+		p.Why = r.because(l, []Param{})
+	default:
 		r.add(p, value, err)
 		return value, err, true
 	}
-	p.Why = r.because(l, blame)
 	r.out.Parameters = append(r.out.Parameters, p)
 	return 0, 0, false
-}
-
-// fixed says why idle states could not be chosen where a combination is of one; "" if they
-// could, or it is not.
-func (r *reading) fixed(l combination) string {
-	for p := range l {
-		if p.Kind < len(r.m.Kinds) && (p.Role == Idle || p.Role == Kept) {
-			return r.m.Kinds[p.Kind].Fixed
-		}
-	}
-	return ""
 }
 
 // because says why a combination cannot be told.
@@ -242,16 +232,17 @@ func (r *reading) because(l combination, blame []Param) string {
 			names = append(names, name)
 		}
 	}
-	if len(names) == 0 {
-		return "too few points"
-	}
 	for p := range l {
-		if why := r.m.Kinds[p.Kind].Fixed; why != "" && (p.Role == Static || p.Role == Dynamic) {
+		switch why := r.m.Kinds[p.Kind].Fixed; {
+		case why == "":
+		case p.Role == Static || p.Role == Dynamic:
 			return why + ", so no core is awake without work"
+		case p.Role == Idle || p.Role == Kept:
+			return why
 		}
 	}
-	if why := r.fixed(l); why != "" {
-		return why
+	if len(names) == 0 {
+		return "the points hardly differ in it alone"
 	}
 	return "no two points differ in it alone: it goes with " + strings.Join(names, ", ")
 }

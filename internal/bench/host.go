@@ -78,6 +78,7 @@ func (h *Host) Meter() string { return strings.Join(h.meter.Names, " + ") }
 // govern sets every clock's governor.
 func (h *Host) govern(governor string) error {
 	policies, err := h.FS.ReadDir(governorFiles)
+	policies = slices.DeleteFunc(policies, func(name string) bool { return !strings.HasPrefix(name, "policy") }) // governors have folders, too
 	if err != nil || len(policies) == 0 {
 		return fmt.Errorf("cannot set governor %s: the kernel offers no control of the clocks (%v)", governor, err)
 	}

@@ -42,20 +42,23 @@ type Played struct {
 }
 
 // Measure returns the speed of the cpu that it runs on, at its clock of now: the best of
-// many short tries, for others may run beside. Memory is as in a Play.
+// some tries, for others may run beside. A try is long beside the period of a quota (of a
+// virtual machine, say), in whose first part a cpu is faster than it is. Memory is as in a
+// Play.
 func Measure(memory int) Speed {
 	walk := cycle(memory)
-	best := func(work func()) float64 {
-		const tries = 50
-		least := time.Duration(math.MaxInt64)
+	best := func(work func()) (most float64) {
+		const tries, window = 4, 100 * time.Millisecond
 		for range tries {
-			began := time.Now()
-			work()
-			least = min(least, time.Since(began))
+			began, n := time.Now(), 0
+			for ; time.Since(began) < window; n++ {
+				work()
+			}
+			most = max(most, float64(n)*float64(time.Millisecond)/float64(time.Since(began)))
 		}
-		return float64(time.Millisecond) / float64(max(least, 1))
+		return most
 	}
-	const spins, chases = 200, 500
+	const spins, chases = 50, 100
 	return Speed{spins * best(func() { compute(spins) }), chases * best(func() { sink.Add(uint64(follow(walk, 0, chases))) })}
 }
 

@@ -210,12 +210,11 @@ var scenarios = []scenario{
 			}
 		}
 	}},
-	{"classes do not share cores, limits hold", []load{{"powerd/batch-a", true}, {"powerd/latency-a", false}, {"powerd/video", false}}, func(t *testing.T, w world, s *Snapshot) {
-		a, b, c := placed(t, w, "powerd/batch-a"), placed(t, w, "powerd/latency-a"), placed(t, w, "powerd/video")
-		if a.Overlaps(b) || b.Overlaps(c) || a.Overlaps(c) {
-			t.Errorf("cpus %q, %q, %q overlap", a, b, c)
-		}
+	{"everybody is where the plan says, limits hold", []load{{"powerd/batch-a", true}, {"powerd/latency-a", false}, {"powerd/video", false}}, func(t *testing.T, w world, s *Snapshot) {
 		for _, as := range s.Plan.Assignments {
+			if got := placed(t, w, as.ID); as.CPUs == nil || !got.Equal(*as.CPUs) {
+				t.Errorf("%s is on %q, the plan says %v: %s", as.ID, got, as.CPUs, as.Reason)
+			}
 			if as.ID != "powerd/batch-a" {
 				continue
 			}

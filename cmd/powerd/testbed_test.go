@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -59,7 +60,10 @@ type guestNode struct {
 // run runs a command that must succeed and returns its output.
 func (g guestNode) run(argv ...string) string {
 	g.t.Helper()
-	r, err := g.Run(g.t.Context(), argv...)
+	// A node whose kernel stands still must not keep all others from their turn.
+	ctx, cancel := context.WithTimeout(g.t.Context(), 5*time.Minute)
+	defer cancel()
+	r, err := g.Run(ctx, argv...)
 	if err != nil || r.Code != 0 {
 		g.t.Fatalf("%q: %v, code %d\n%s%s", argv, err, r.Code, r.Stdout, r.Stderr)
 	}

@@ -90,7 +90,7 @@ func (s *search) present() (arrangement, bool) {
 		if len(cores) > 0 && !t.others {
 			return a, false
 		}
-		a = s.place(a, m, [][]int{cores})
+		a = t.settled(a)
 	}
 	return a, true
 }

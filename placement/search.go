@@ -146,8 +146,9 @@ func (s *search) best() arrangement {
 		t.waiting[m.tenant]--
 		a = s.place(a, m, s.choices(t, i, taken))
 		if m.placeable {
-			taken = taken.Union(s.cpus(a.cores[i]))
-			t.hold(m.tenant, s.cpus(a.cores[i]))
+			cpus := s.cpus(a.cores[i])
+			taken = taken.Union(cpus)
+			t.hold(m.tenant, cpus)
 		}
 	}
 	return a
@@ -279,8 +280,8 @@ type trial struct {
 }
 
 // better orders trials: those that leave the others what they need, those that keep the
-// bound, those that carry the load, then by power. Where none carries it, more capacity is better. Ties go to the
-// earlier, which has fewer cores.
+// bound, those that carry the load, then by power. Where none carries it, more capacity is
+// better. Ties go to the earlier, which has fewer cores.
 func (t trial) better(o trial) bool {
 	switch {
 	case t.others != o.others:
@@ -303,12 +304,18 @@ func (s *search) place(a arrangement, m member, sets [][]int) arrangement {
 			best = t
 		}
 	}
-	out := best.arrangement
-	if best.cores == nil { // nowhere
+	return best.settled(a)
+}
+
+// settled is an arrangement to which a trial of the next class was added; one without cores
+// adds only that the class is nowhere.
+func (t trial) settled(a arrangement) arrangement {
+	out := t.arrangement
+	if t.cores == nil {
 		out = a
 	}
-	out.cores = append(slices.Clone(a.cores), best.cores)
-	out.feasible = append(slices.Clone(a.feasible), best.own)
+	out.cores = append(slices.Clone(a.cores), t.cores)
+	out.feasible = append(slices.Clone(a.feasible), t.own)
 	out.price = append(slices.Clone(a.price), out.cost-a.cost)
 	return out
 }

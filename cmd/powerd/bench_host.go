@@ -19,8 +19,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/powerd/powerd/configs"
+	"github.com/powerd/powerd/containers"
 	"github.com/powerd/powerd/internal/bench"
-	"github.com/powerd/powerd/internal/daemon"
+	"github.com/powerd/powerd/internal/sysfs"
 	"github.com/powerd/powerd/internal/worker"
 )
 
@@ -43,18 +44,11 @@ func benchHost(ctx context.Context, u *ui, config configs.Config, configFile str
 		return nil, nil, err
 	}
 	defer w.fs.Close()
-	j, err := w.journal()
+	j, err := w.cleanJournal(u)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer j.Close()
-	if n := j.Pending(); n > 0 {
-		u.notef("restoring %d files that an earlier powerd left", n)
-		if outcomes, err := daemon.Restore(j, w.config.Reclaim); err != nil {
-			u.restored(outcomes)
-			return nil, nil, err
-		}
-	}
 	m := bench.Machine{Name: "host", CPUs: runtime.NumCPU()}
 	for _, name := range names {
 		l, err := openLoad(name, m.Cores(), span+benchWarm, seed)
@@ -67,33 +61,19 @@ func benchHost(ctx context.Context, u *ui, config configs.Config, configFile str
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot find powerd itself: %v", err)
 	}
-	cgroups, err := cgroupMount(w)
-	if err != nil {
-		return nil, nil, err
+	cgroups, ok := containers.ReadMode(sysfs.NewReader(w.fs)).V2()
+	if !ok {
+		return nil, nil, withHint(errors.New("cannot run on host: it has no cgroup2 file system mounted"), "boot with systemd.unified_cgroup_hierarchy=1")
 	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	h := &bench.Host{FS: w.fs, Journal: j, Cgroups: cgroups, Self: []string{self, "bench-play"}, Platform: w.platform, Calibrated: w.calibrated, Memory: walkSize(w.fs)}
+	h := &bench.Host{FS: w.fs, Journal: j, Cgroups: filepath.Join(w.root, cgroups), Self: []string{self, "bench-play"}, Platform: w.platform, Calibrated: w.calibrated, Memory: walkSize(w.fs)}
 	if err := h.Prepare(ctx); err != nil {
 		return nil, nil, err
 	}
 	u.notef("measuring by %s for about %v", h.Meter(), (time.Duration(len(cases)*len(policies)) * (span + benchWarm)).Round(time.Second))
 	rows, err = h.Compare(ctx, cases, policies, config, each)
 	return rows, cases, err
-}
-
-// cgroupMount is where the host's cgroup2 file system is.
-func cgroupMount(w *world) (string, error) {
-	data, err := w.fs.ReadFile("proc/self/mounts")
-	if err != nil {
-		return "", fmt.Errorf("cannot find cgroups: %v", err)
-	}
-	for line := range strings.Lines(string(data)) {
-		if f := strings.Fields(line); len(f) > 2 && f[2] == "cgroup2" {
-			return filepath.Join(w.root, f[1]), nil
-		}
-	}
-	return "", withHint(errors.New("cannot run on host: it has no cgroup2 file system mounted"), "boot with systemd.unified_cgroup_hierarchy=1")
 }
 
 // newPlayCmd is one container of a benchmark on a real machine: it does what it reads, and

@@ -18,7 +18,6 @@ import (
 
 	"github.com/powerd/powerd/configs"
 	"github.com/powerd/powerd/internal/calibrate"
-	"github.com/powerd/powerd/internal/daemon"
 	"github.com/powerd/powerd/internal/energy"
 	"github.com/powerd/powerd/internal/sim"
 	"github.com/powerd/powerd/internal/sysfs"
@@ -167,19 +166,11 @@ func (c *calibration) host(ctx context.Context, f *machineFlags) (*calibrate.Res
 	if w.label != "host" {
 		return nil, time.Time{}, withHint(fmt.Errorf("cannot calibrate %s: the files of a captured machine answer no work", w.label), "name host, sim or sim:PLATFORM")
 	}
-	j, err := w.journal()
+	j, err := w.cleanJournal(c.ui)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
 	defer j.Close()
-	if n := j.Pending(); n > 0 {
-		c.ui.notef("restoring %d files that an earlier powerd left", n)
-		outcomes, err := daemon.Restore(j, w.config.Reclaim)
-		c.ui.restored(outcomes)
-		if err != nil {
-			return nil, time.Time{}, err
-		}
-	}
 	c.keep = w.config.StateDir
 	points := filepath.Join(c.keep, pointsFile)
 	if c.fresh {

@@ -117,6 +117,25 @@ func (w *world) journal() (*sysfs.Journal, error) {
 	return j, err
 }
 
+// cleanJournal is the journal, once it has put back what an earlier powerd left that ended
+// without restoring.
+func (w *world) cleanJournal(u *ui) (*sysfs.Journal, error) {
+	j, err := w.journal()
+	if err != nil {
+		return nil, err
+	}
+	if n := j.Pending(); n > 0 {
+		u.notef("restoring %d files that an earlier powerd left", n)
+		outcomes, err := daemon.Restore(j, w.config.Reclaim)
+		u.restored(outcomes)
+		if err != nil {
+			j.Close()
+			return nil, withHint(err, "see what holds these files, or give them up by removing "+filepath.Join(w.config.StateDir, "journal"))
+		}
+	}
+	return j, nil
+}
+
 const machinesHelp = "the machine: host, sim, sim:PLATFORM, or the root of a captured one"
 
 func newDaemonCmd(u *ui) *cobra.Command {
@@ -178,20 +197,11 @@ func govern(ctx context.Context, u *ui, w *world, dryRun bool) (err error) {
 		if err := ownLeaf(); err != nil {
 			return err
 		}
-		j, err := w.journal()
+		j, err := w.cleanJournal(u)
 		if err != nil {
 			return err
 		}
 		defer j.Close()
-		if n := j.Pending(); n > 0 {
-			// An earlier powerd ended without restoring.
-			u.notef("restoring %d files that an earlier powerd left", n)
-			outcomes, err := daemon.Restore(j, w.config.Reclaim)
-			u.restored(outcomes)
-			if err != nil {
-				return withHint(err, "see what holds these files, or give them up by removing "+filepath.Join(w.config.StateDir, "journal"))
-			}
-		}
 		o.Journal = j
 	}
 	d := daemon.New(o)

@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"strconv"
 	"strings"
 
 	"github.com/powerd/powerd/internal/units"
@@ -37,7 +36,7 @@ func CheckAnnotations(annotations map[string]string) error {
 				return field(name, "want a name, not %q", value)
 			}
 		case AnnotationSlowdown:
-			if x, err := strconv.ParseFloat(value, 64); err != nil || !(x >= 1 && x <= 1000) {
+			if _, err := units.ParseSlowdown(value); err != nil {
 				return field(name, "want a factor of 1 to 1000, not %q", value)
 			}
 		case AnnotationBudget:

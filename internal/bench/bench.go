@@ -55,8 +55,6 @@ type Result struct {
 	Within bool          `json:"p99_within"`
 	// Work is what was done, in seconds on the fastest core at its fastest.
 	Work float64 `json:"work_s"`
-	// Groups is the work's energy by cgroup.
-	Groups map[string]units.Energy `json:"-"`
 	// Latency are the response times, by quantile in percent, of all that have a bound.
 	Latency []Quantile `json:"latency,omitempty"`
 	// Samples are the run's course.
@@ -217,11 +215,10 @@ type recorder struct {
 // energies of a machine, in nanojoules.
 type energies struct {
 	total, base int64
-	groups      map[string]int64
 }
 
 func energiesOf(m *sim.Machine) (e energies) {
-	e.total, e.base, e.groups = m.Energy()
+	e.total, e.base, _ = m.Energy()
 	return e
 }
 
@@ -305,10 +302,7 @@ var quantiles = []float64{1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 
 func (r *recorder) result(policy string) Result {
 	end := energiesOf(r.m)
 	out := Result{Policy: policy, Span: r.m.Elapsed() - r.c.Warm, Energy: units.Energy((end.total - r.begin.total) / 1000),
-		Base: units.Energy((end.base - r.begin.base) / 1000), Groups: map[string]units.Energy{}, Within: true, Samples: r.samples}
-	for id, nj := range end.groups {
-		out.Groups[id] = units.Energy((nj - r.begin.groups[id]) / 1000)
-	}
+		Base: units.Energy((end.base - r.begin.base) / 1000), Within: true, Samples: r.samples}
 	out.became(r.c, r.m.Jobs())
 	return out
 }

@@ -123,6 +123,11 @@ func (d *Daemon) wanted(file string, planned bool, value func() string) (string,
 	if planned {
 		return value(), true
 	}
+	return d.first(file)
+}
+
+// first is a file's value before powerd changed it; false if it has not.
+func (d *Daemon) first(file string) (string, bool) {
 	if d.journal == nil {
 		return "", false
 	}
@@ -132,29 +137,21 @@ func (d *Daemon) wanted(file string, planned bool, value func() string) (string,
 // limits is a container's cpu.max in cpus as powerd has set it, and as it was before; 0
 // is no limit.
 func (d *Daemon) limits(c Contained) (limit, before float64) {
-	cpus := func(m containers.CPUMax) float64 {
-		if m.Quota <= 0 || m.Period <= 0 {
-			return 0
-		}
-		return float64(m.Quota) / float64(m.Period)
-	}
 	if c.Max == nil {
 		return 0, 0
 	}
-	first, written := "", false
-	if d.journal != nil {
-		first, written = d.journal.First(containers.NewTree(d.fs, d.mount).Path(c.ID, "cpu.max"))
-	}
+	now, _ := c.Max.CPUs()
+	first, written := d.first(containers.NewTree(d.fs, d.mount).Path(c.ID, "cpu.max"))
 	if !written {
-		return 0, cpus(*c.Max)
+		return 0, now
 	}
 	if m, err := containers.ParseCPUMax(first); err == nil {
-		before = cpus(m)
+		before, _ = m.CPUs()
 	}
-	if limit = cpus(*c.Max); limit == before { // given back
-		limit = 0
+	if now == before { // given back
+		return 0, before
 	}
-	return limit, before
+	return now, before
 }
 
 // cpuMax prints a limit in cpus as cpu.max.

@@ -87,8 +87,8 @@ func noted(fs sysfs.FS, dir string, policy placement.Policy) (n notes, err error
 	}
 	n.Noted = class
 	if slowdown != "" {
-		v, perr := strconv.ParseFloat(slowdown, 64)
-		if perr != nil || !(v >= 1 && v <= 1000) {
+		v, perr := units.ParseSlowdown(slowdown)
+		if perr != nil {
 			return n, fmt.Errorf("it asks for a slowdown of %q: want a factor of 1 to 1000", slowdown)
 		}
 		n.Slowdown = v

@@ -2,6 +2,7 @@ package loads
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -42,13 +43,15 @@ func Trace(points []Point, span time.Duration) []Container {
 	var out []Container
 	for _, name := range names {
 		list := byName[name]
-		slices.SortStableFunc(list, func(a, b Point) int { return int(a.At - b.At) })
-		out = append(out, Container{Workload: sim.Workload{Cgroup: "powerd/latency-" + name, Timer: true,
-			// A container that wants more than a core has threads for it.
-			Threads: max(1, int(math.Ceil(slices.MaxFunc(list, func(a, b Point) int { return cmpShare(a, b) }).Share))),
+		slices.SortStableFunc(list, func(a, b Point) int { return cmp.Compare(a.At, b.At) })
+		// A container that wants more than a core has threads for it.
+		threads := 1.0
+		for _, p := range list {
+			threads = max(threads, math.Ceil(p.Share))
+		}
+		out = append(out, Container{Workload: sim.Workload{Cgroup: "powerd/latency-" + name, Timer: true, Threads: int(threads),
 			Jobs: func(rng *rand.Rand) func() (sim.Job, bool) {
 				at, i := time.Duration(rng.Int64N(int64(chunk))), 0
-				threads := math.Max(1, math.Ceil(slices.MaxFunc(list, cmpShare).Share))
 				return func() (sim.Job, bool) {
 					for ; at < span; at += chunk {
 						for i+1 < len(list) && list[i+1].At <= at {
@@ -68,16 +71,6 @@ func Trace(points []Point, span time.Duration) []Container {
 			}}})
 	}
 	return out
-}
-
-func cmpShare(a, b Point) int {
-	switch {
-	case a.Share < b.Share:
-		return -1
-	case a.Share > b.Share:
-		return 1
-	}
-	return 0
 }
 
 // Read reads a load from a file: a set of jobs (CSV, release,deadline,work), a

@@ -515,11 +515,11 @@ func BenchmarkServer(b *testing.B) {
 				m.Advance(time.Second)
 			}
 			spent = cpuTime(b) - spent
-			jobs, work := m.served(), (m.Elapsed() - began).Seconds()
-			b.ReportMetric(work/b.Elapsed().Seconds(), "x-real-time")
-			b.ReportMetric(work/spent.Seconds(), "x-cpu-time")
-			b.ReportMetric(float64(jobs.Done-before.Done)/work, "jobs/s")
-			b.ReportMetric(100*(jobs.Work-before.Work).Seconds()/work/64, "%-busy")
+			jobs, span := m.served(), (m.Elapsed() - began).Seconds()
+			b.ReportMetric(span/b.Elapsed().Seconds(), "x-real-time")
+			b.ReportMetric(span/spent.Seconds(), "x-cpu-time")
+			b.ReportMetric(float64(jobs.Done-before.Done)/span, "jobs/s")
+			b.ReportMetric(100*(jobs.Work-before.Work).Seconds()/span/64, "%-busy")
 		})
 	}
 }

@@ -225,6 +225,15 @@ func ParsePower(s string) (Power, error) {
 	return Power(v), err
 }
 
+// ParseSlowdown reads how many times longer something may take, "1.5": from 1 to 1000.
+func ParseSlowdown(s string) (float64, error) {
+	v, err := strconv.ParseFloat(s, 64)
+	if err != nil || !(v >= 1 && v <= 1000) {
+		return 0, fmt.Errorf("%q is no factor of 1 to 1000", s)
+	}
+	return v, nil
+}
+
 // ParseBudget reads a power, or an energy per time: "2W", "500mW", "2J/s", "90J/1.5s".
 func ParseBudget(s string) (Power, error) {
 	amount, per, ok := strings.Cut(s, "/")

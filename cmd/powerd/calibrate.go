@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -258,29 +259,20 @@ func (c *calibration) save(name string, platforms []energy.Platform) error {
 			ext := filepath.Ext(name)
 			file = fmt.Sprintf("%s-cpu%d%s", strings.TrimSuffix(name, ext), p.MeasuredOn.CPUs.Min(), ext)
 		}
-		if err := replace(file, configs.FormatPlatform(p)); err != nil {
+		write, drop, err := replacing(file)
+		if err == nil {
+			err = write(func(w io.Writer) error {
+				_, err := w.Write(configs.FormatPlatform(p))
+				return err
+			})
+			drop()
+		}
+		if err != nil {
 			return fmt.Errorf("cannot save the calibration: %v", err)
 		}
 		c.files = append(c.files, file)
 	}
 	return nil
-}
-
-// replace writes a file as a whole or not at all.
-func replace(name string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
 }
 
 // loadCalibrations reads what powerd calibrate has left in a state directory. A file that

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -27,7 +28,7 @@ func replacing(name string) (save func(write func(io.Writer) error) error, drop 
 	save = func(write func(io.Writer) error) error {
 		err := write(f)
 		if err == nil {
-			err = f.Close()
+			err = errors.Join(f.Sync(), f.Close())
 		}
 		if err == nil {
 			err = os.Rename(tmp, name)

@@ -1,7 +1,6 @@
 package calibrate
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -130,29 +129,10 @@ func pace(r *sysfs.Reader, s *energy.Source) time.Duration {
 
 // cores fills in cores, clusters and packages.
 func (m *Machine) cores(t *topology.Topology) {
-	var covered cpuset.Set
-	add := func(cpus cpuset.Set) {
-		if cpus = cpus.Intersect(t.Online).Minus(covered); !cpus.Empty() {
-			m.Cores = append(m.Cores, Core{CPUs: cpus, Kind: -1, Cluster: -1, Package: -1})
-			covered = covered.Union(cpus)
-		}
+	for _, cpus := range t.OnlineCores() {
+		m.Cores = append(m.Cores, Core{CPUs: cpus, Kind: -1, Cluster: -1, Package: -1})
 	}
-	for _, c := range t.Cores {
-		add(c)
-	}
-	for c := range t.Online.All() {
-		add(cpuset.Of(c))
-	}
-	slices.SortFunc(m.Cores, func(a, b Core) int { return cmp.Compare(a.CPUs.Min(), b.CPUs.Min()) })
-	for _, l := range t.LLCs {
-		m.Clusters = append(m.Clusters, l.CPUs)
-	}
-	if len(m.Clusters) == 0 {
-		m.Clusters = append(m.Clusters, t.PackagesBySiblings...)
-	}
-	if len(m.Clusters) == 0 {
-		m.Clusters = []cpuset.Set{t.Online}
-	}
+	m.Clusters = t.CacheGroups()
 	m.Packages = t.PackagesBySiblings
 	at := func(sets []cpuset.Set, c Core) int {
 		return slices.IndexFunc(sets, func(s cpuset.Set) bool { return s.Overlaps(c.CPUs) })

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -53,7 +52,7 @@ func readHardware(m sysfs.FS, platform *energy.Platform, calibrated []energy.Pla
 	h.cores()
 	h.calibrated(r, calibrated)
 	h.domains(firmware, platform)
-	h.groups()
+	h.Machine.Groups = h.Topology.CacheGroups() // what packing goes by
 	h.islands(platform)
 	h.Meter = energy.Best(energy.Discover(r))
 	h.Warnings = r.Warnings()
@@ -63,14 +62,6 @@ func readHardware(m sysfs.FS, platform *energy.Platform, calibrated []energy.Pla
 // cores fills in the physical cores and the domains they are in, without curves.
 func (h *Hardware) cores() {
 	t := h.Topology
-	cores := slices.Clone([]cpuset.Set(t.Cores))
-	var covered cpuset.Set
-	for _, c := range cores {
-		covered = covered.Union(c)
-	}
-	for c := range t.Online.Minus(covered).All() { // no topology: each cpu is a core
-		cores = append(cores, cpuset.Of(c))
-	}
 	// Policies that share a core share a clock, whatever cpufreq says.
 	domain := map[cpuset.CPU]int{}
 	doms := &h.Machine.Domains
@@ -96,11 +87,7 @@ func (h *Hardware) cores() {
 		}
 	}
 	uncontrolled := -1
-	for _, cpus := range cores {
-		cpus = cpus.Intersect(t.Online)
-		if cpus.Empty() {
-			continue
-		}
+	for _, cpus := range t.OnlineCores() {
 		at, ok := domain[cpus.Min()]
 		if !ok {
 			if uncontrolled < 0 {
@@ -112,7 +99,6 @@ func (h *Hardware) cores() {
 		}
 		h.Machine.Cores = append(h.Machine.Cores, placement.Core{CPUs: cpus, Domain: at, Capacity: 1})
 	}
-	slices.SortFunc(h.Machine.Cores, func(a, b placement.Core) int { return cmp.Compare(a.CPUs.Min(), b.CPUs.Min()) })
 }
 
 // calibratedSource is what a domain's prices are said to come from.
@@ -347,19 +333,6 @@ func fromPSS(steps []units.Frequency, firmware []map[units.Frequency]units.Power
 		}
 	}
 	return cpufreq.Curve{}, false
-}
-
-// groups fills in what packing goes by: last-level caches, or packages.
-func (h *Hardware) groups() {
-	for _, l := range h.Topology.LLCs {
-		h.Machine.Groups = append(h.Machine.Groups, l.CPUs)
-	}
-	if len(h.Machine.Groups) == 0 {
-		h.Machine.Groups = append(h.Machine.Groups, h.Topology.PackagesBySiblings...)
-	}
-	if len(h.Machine.Groups) == 0 && !h.Topology.Online.Empty() {
-		h.Machine.Groups = []cpuset.Set{h.Topology.Online}
-	}
 }
 
 // islands prices what is shared: the platform's cluster, once for each cache.

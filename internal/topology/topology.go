@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -158,6 +159,40 @@ func (t *Topology) CoreOf(c cpuset.CPU) cpuset.Set {
 		}
 	}
 	return cpuset.Of(c)
+}
+
+// OnlineCores returns the online hardware threads of each core, by lowest cpu. A cpu of
+// which no core is known is one alone.
+func (t *Topology) OnlineCores() []cpuset.Set {
+	var out []cpuset.Set
+	left := t.Online
+	for _, c := range t.Cores {
+		if c = c.Intersect(left); !c.Empty() {
+			out = append(out, c)
+			left = left.Minus(c)
+		}
+	}
+	for c := range left.All() {
+		out = append(out, cpuset.Of(c))
+	}
+	slices.SortFunc(out, func(a, b cpuset.Set) int { return cmp.Compare(a.Min(), b.Min()) })
+	return out
+}
+
+// CacheGroups returns the cpus behind each last-level cache, or of each package where no
+// cache is known, or else all that are online.
+func (t *Topology) CacheGroups() []cpuset.Set {
+	var out []cpuset.Set
+	for _, l := range t.LLCs {
+		out = append(out, l.CPUs)
+	}
+	if len(out) == 0 {
+		out = slices.Clone(t.PackagesBySiblings)
+	}
+	if len(out) == 0 && !t.Online.Empty() {
+		out = []cpuset.Set{t.Online}
+	}
+	return out
 }
 
 // Read reads the topology of a machine.

@@ -271,3 +271,25 @@ func FuzzPart(f *testing.F) {
 		}
 	})
 }
+
+// Cores are of online threads only, and cpus of no known core are cores of their own; what
+// shares a cache falls back to packages, and to all.
+func TestOnlineCoresAndCacheGroups(t *testing.T) {
+	topo := &Topology{Cores: Cores{cpuset.Of(0, 4), cpuset.Of(1, 5)}}
+	topo.Online = cpuset.Of(0, 1, 5, 6)
+	want := []cpuset.Set{cpuset.Of(0), cpuset.Of(1, 5), cpuset.Of(6)}
+	if got := topo.OnlineCores(); !slices.EqualFunc(got, want, cpuset.Set.Equal) {
+		t.Errorf("cores %v, want %v", got, want)
+	}
+	groups := func(want ...cpuset.Set) {
+		t.Helper()
+		if got := topo.CacheGroups(); !slices.EqualFunc(got, want, cpuset.Set.Equal) {
+			t.Errorf("groups %v, want %v", got, want)
+		}
+	}
+	groups(topo.Online)
+	topo.PackagesBySiblings = []cpuset.Set{cpuset.Of(0, 1), cpuset.Of(5, 6)}
+	groups(topo.PackagesBySiblings...)
+	topo.LLCs = []LLC{{CPUs: cpuset.Of(0)}, {CPUs: cpuset.Of(1, 5, 6)}}
+	groups(cpuset.Of(0), cpuset.Of(1, 5, 6))
+}

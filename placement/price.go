@@ -16,6 +16,7 @@ type prices struct {
 	// islands are those of each core, by index.
 	islands [][]int
 	cores   [][]int // of each domain
+	crit    []int   // of each domain, see critical
 }
 
 func newPrices(m Machine) prices {
@@ -34,6 +35,9 @@ func newPrices(m Machine) prices {
 				p.islands[i] = append(p.islands[i], k)
 			}
 		}
+	}
+	for i, d := range m.Domains {
+		p.crit = append(p.crit, d.Curve.Critical(d.Sleep-p.alone(i), d.CPUBound, 1))
 	}
 	return p
 }
@@ -79,7 +83,7 @@ func (p prices) above(core int, u float64, nap units.Power, opp int) units.Power
 // are taken to be busy independently of one another: it sleeps while none is.
 func (p prices) cost(u use) units.Power {
 	var sum units.Power
-	var few [8]float64
+	var few [64]float64
 	asleep := few[:0]
 	for range p.mach.Islands {
 		asleep = append(asleep, 1)
@@ -115,10 +119,7 @@ func (p prices) alone(domain int) units.Power {
 
 // critical returns the index of a domain's critical OPP when one of its cores works alone:
 // the power of the islands it keeps awake is then its to carry.
-func (p prices) critical(domain int) int {
-	dom := p.mach.Domains[domain]
-	return dom.Curve.Critical(dom.Sleep-p.alone(domain), dom.CPUBound, 1)
-}
+func (p prices) critical(domain int) int { return p.crit[domain] }
 
 // nap is a core's power in the deepest state that a class bears to leave. With none it
 // stays awake, its clock gated.

@@ -19,6 +19,7 @@ type member struct {
 	average    float64
 	allowed    cpuset.Set
 	placeable  bool
+	alike      bool // all its containers may use all of allowed
 }
 
 // classes returns the classes that have containers, in the order they choose.
@@ -45,6 +46,9 @@ func classes(in Input) []member {
 				m.allowed = m.allowed.Union(ct.Allowed.Intersect(online))
 			}
 		}
+		m.alike = !slices.ContainsFunc(m.containers, func(ct Container) bool {
+			return ct.CanPlace && !m.allowed.SubsetOf(ct.Allowed)
+		})
 		// Idle so far, it still needs a price: work to come costs least at the
 		// same speed as a little work now.
 		m.demand = max(m.demand, 1e-3)
@@ -325,28 +329,29 @@ func (s *search) fastest(a arrangement, m member, cores []int) trial {
 	if len(cores) == 0 {
 		return trial{}
 	}
-	next := s.with(a, m, cores)
-	var best, cheap trial
-	for _, speed := range s.speeds(cores) {
-		t := s.try(next, m, cores, speed, true)
-		alone := t
-		if s.governs(next, cores) { // the floor is to be cheap wherever the governor goes
-			alone = s.try(next, m, cores, speed, false)
+	w := s.site(a, m, cores)
+	var best trial
+	var cheap arrangement
+	for i, speed := range s.speeds(w.domains) {
+		now := s.clocked(w, speed, true)
+		alone := now
+		if w.governed { // the floor is to be cheap wherever the governor goes
+			alone = s.clocked(w, speed, false)
 		}
-		if cheap.cores == nil || alone.cost < cheap.cost-1e-9*units.Power(math.Abs(float64(cheap.cost))) {
+		if i == 0 || alone.cost < cheap.cost-1e-9*units.Power(math.Abs(float64(cheap.cost))) {
 			cheap = alone
 		}
-		if t.bound && (best.cores == nil || t.better(best)) {
+		if t := s.judge(w, now); t.bound && (best.cores == nil || t.better(best)) {
 			best = t
 		}
 	}
 	if best.cores == nil {
-		best = s.try(next, m, cores, 1, true)
+		best = s.judge(w, s.clocked(w, 1, true))
 	}
 	if !best.own && m.MaxSlowdown == nil {
 		// Without a bound, more work than any speed carries is a backlog, and
 		// a backlog costs least at the critical frequency.
-		best = cheap
+		best = s.judge(w, cheap)
 	}
 	best.cheap, best.slowest = slices.Clone(a.cheap), slices.Clone(a.slowest)
 	for _, i := range cores {
@@ -386,40 +391,78 @@ func (s *search) with(a arrangement, m member, cores []int) arrangement {
 	return a
 }
 
-// try prices a class on some cores at a speed at the least: a shared clock takes its
-// strictest user, and one that is left to the governor goes where that drives it.
-func (s *search) try(a arrangement, m member, cores []int, speed float64, governed bool) trial {
-	a.opp = slices.Clone(a.opp)
+// A site is some cores with what a class makes of their work: all that does not depend on
+// their speed.
+type site struct {
+	arrangement
+	member
+	cores   []int
+	domains []int     // of the cores, each once
+	busiest []float64 // of each domain, see governed
+	// governed tells that a clock of the cores is left to the governor.
+	governed bool
+	// sharers are the classes that share cores with this one, and it itself if there are.
+	sharers []int
+}
+
+func (s *search) site(a arrangement, m member, cores []int) site {
+	w := site{arrangement: s.with(a, m, cores), member: m, cores: cores}
 	for _, i := range cores {
 		d := s.mach.Cores[i].Domain
+		if slices.Contains(w.domains, d) {
+			continue
+		}
+		w.domains = append(w.domains, d)
+		w.busiest = append(w.busiest, s.busiest(w.arrangement, d))
+		w.governed = w.governed || w.latency[d]
+	}
+	if !m.placeable {
+		return w
+	}
+	for i, theirs := range a.cores {
+		if slices.ContainsFunc(theirs, func(c int) bool { return slices.Contains(cores, c) }) {
+			w.sharers = append(w.sharers, i)
+		}
+	}
+	if len(w.sharers) > 0 {
+		w.sharers = append(w.sharers, len(a.cores))
+	}
+	return w
+}
+
+// clocked prices a site at a speed at the least: a shared clock takes its strictest user,
+// and one that is left to the governor goes where that drives it, if it is to count.
+func (s *search) clocked(w site, speed float64, governed bool) arrangement {
+	a := w.arrangement
+	a.opp = slices.Clone(a.opp)
+	for k, d := range w.domains {
 		dom := s.mach.Domains[d]
 		if len(dom.Curve.OPPs) == 0 {
 			continue
 		}
 		a.opp[d] = max(a.opp[d], dom.at(speed))
 		if governed && a.latency[d] {
-			a.opp[d] = max(a.opp[d], dom.governed(s.busiest(a, d)))
+			a.opp[d] = max(a.opp[d], dom.governed(w.busiest[k]))
 		}
 	}
-	t := trial{arrangement: a, cores: cores, others: true, bound: s.meets(m, a, cores)}
-	t.cost = s.prices.cost(a.use)
-	t.own, t.capacity = s.carried(a, cores, s.policy.Headroom)
-	if !m.placeable {
-		return t
-	}
-	for i, theirs := range append(a.cores[:len(a.cores):len(a.cores)], cores) {
-		if o := s.classes[i]; s.shared(a, i, theirs, cores) {
-			ok, _ := s.carried(a, theirs, s.headroom(o))
-			// Who cannot be served in any case is no worse off.
-			t.others = t.others && (ok || i < len(a.feasible) && !a.feasible[i])
-		}
-	}
-	return t
+	a.cost = s.prices.cost(a.use)
+	return a
 }
 
-// governs reports whether a clock of the cores is left to the governor.
-func (s *search) governs(a arrangement, cores []int) bool {
-	return slices.ContainsFunc(cores, func(i int) bool { return a.latency[s.mach.Cores[i].Domain] })
+// judge tells who is served how, at a site's clocks.
+func (s *search) judge(w site, a arrangement) trial {
+	t := trial{arrangement: a, cores: w.cores, others: true, bound: s.meets(w.member, a, w.cores)}
+	t.own, t.capacity = s.carried(a, w.cores, s.policy.Headroom)
+	for _, i := range w.sharers {
+		theirs := w.cores
+		if i < len(a.cores) {
+			theirs = a.cores[i]
+		}
+		ok, _ := s.carried(a, theirs, s.headroom(s.classes[i]))
+		// Who cannot be served in any case is no worse off.
+		t.others = t.others && (ok || i < len(a.feasible) && !a.feasible[i])
+	}
+	return t
 }
 
 // busiest is the share of its time at its fastest that a domain's busiest core is asked for.
@@ -428,20 +471,6 @@ func (s *search) busiest(a arrangement, domain int) (most float64) {
 		most = max(most, a.work[i]/s.mach.Cores[i].Capacity)
 	}
 	return most
-}
-
-// shared reports whether a class and the one now placed, which may be the same, share
-// cores with one another or, if it is the same, with others.
-func (s *search) shared(a arrangement, class int, theirs, cores []int) bool {
-	if class < len(a.cores) {
-		return slices.ContainsFunc(theirs, func(i int) bool { return slices.Contains(cores, i) })
-	}
-	for _, o := range a.cores {
-		if slices.ContainsFunc(o, func(i int) bool { return slices.Contains(cores, i) }) {
-			return true
-		}
-	}
-	return false
 }
 
 // carried reports whether cores do what they are asked to within a share of their time,
@@ -455,16 +484,10 @@ func (s *search) carried(a arrangement, cores []int, headroom float64) (ok bool,
 	return work <= capacity*headroom*(1+1e-9), capacity
 }
 
-// speeds returns the distinct ones of the cores' domains, ascending.
-func (s *search) speeds(cores []int) []float64 {
+// speeds returns the distinct ones of some domains, ascending.
+func (s *search) speeds(domains []int) []float64 {
 	var out []float64
-	seen := make([]bool, len(s.mach.Domains))
-	for _, i := range cores {
-		d := s.mach.Cores[i].Domain
-		if seen[d] {
-			continue
-		}
-		seen[d] = true
+	for _, d := range domains {
 		for _, o := range s.mach.Domains[d].Curve.OPPs {
 			if at, found := slices.BinarySearch(out, o.Speed); !found {
 				out = slices.Insert(out, at, o.Speed)

@@ -144,6 +144,9 @@ func (t *tenants) choice(m member, allowed cpuset.Set, units []cpuset.Set) cpuse
 // extended adds to a class' cores what those of its containers may use that may use none
 // of them.
 func (t *tenants) extended(m member, cores []int) []int {
+	if m.alike {
+		return cores
+	}
 	cpus := t.cpus(cores)
 	for _, c := range m.containers {
 		if own := c.Allowed.Intersect(t.online); c.CanPlace && !own.Empty() && !own.Overlaps(cpus) {

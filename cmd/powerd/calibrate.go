@@ -199,7 +199,7 @@ func (c *calibration) run(ctx context.Context, o calibrate.Options) (*calibrate.
 	o.Progress = func(p calibrate.Progress) { show(p.Done, p.Total, p.Left, p.Point) }
 	rounds := ""
 	if plan.Rounds > 1 {
-		rounds = fmt.Sprintf(", and again where they scatter, up to %d times", plan.Rounds)
+		rounds = fmt.Sprintf(", twice, and again while they scatter, up to %d times", plan.Rounds)
 	}
 	c.ui.notef("measuring %d points in about %v by %s%s", len(plan.Points), plan.Time().Round(time.Second), strings.Join(o.Machine.Meter.Names, " + "), rounds)
 	if n := o.Store.Len(); n > 0 {

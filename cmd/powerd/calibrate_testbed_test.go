@@ -178,6 +178,8 @@ func trueParameter(c testbed.Config, p calibrate.Parameter) (float64, bool) {
 		return o.Speed, true
 	case calibrate.NameBound:
 		return 1, true // a vCPU's memory is as slow as its clock
+	case calibrate.NameStall:
+		return 1, true // and it draws what a busy one does
 	}
 	return 0, false
 }

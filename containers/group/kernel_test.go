@@ -350,8 +350,15 @@ func TestKernelFreezeAndKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	holds(t, g.Ref, "cgroup.freeze=1")
+	// The kernel calls a cgroup frozen once those below it are, takes that back when the
+	// first of its own processes is, and says it for good after the last
+	// (cgroup_propagate_frozen and cgroup_update_frozen in kernel/cgroup/freezer.c).
+	frozen, err := g.Frozen()
+	for deadline := time.Now().Add(5 * time.Second); !frozen && time.Now().Before(deadline); frozen, err = g.Frozen() {
+		time.Sleep(10 * time.Millisecond)
+	}
 	before := size()
-	if frozen, err := g.Frozen(); err != nil || !frozen || grows() || size() != before {
+	if err != nil || !frozen || grows() || size() != before {
 		t.Errorf("frozen: %v, %v, %d of %d", frozen, err, size(), before)
 	}
 	if err := g.Thaw(t.Context()); err != nil || !grows() {

@@ -130,3 +130,25 @@ func TestLine(t *testing.T) {
 		t.Error("two points above each other make a line")
 	}
 }
+
+// A disturbed point is left out, or owned up to; it never pulls a mean.
+func TestUndisturbed(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		points []measure
+		value  float64
+		least  float64 // of the error
+		most   float64
+	}{
+		{"one", []measure{{100, 1}}, 100, 1, 1},
+		{"two agree", []measure{{100, 1}, {101, 1}}, 100.5, 0.70, 0.72},
+		{"one of two is disturbed", []measure{{70, 0.5}, {100, 1}}, 100, 30, 31},
+		{"one of three is disturbed", []measure{{100, 1}, {70, 0.5}, {101, 1}}, 100.5, 0.70, 0.72},
+		{"precise points scatter by less than a percent", []measure{{100, 0.1}, {99.5, 0.1}}, 99.75, 0.07, 0.08},
+	} {
+		m := undisturbed(c.points)
+		if math.Abs(m.value-c.value) > 1e-9 || m.err < c.least || m.err > c.most {
+			t.Errorf("%s: %+v, want %g and an error in %g..%g", c.name, m, c.value, c.least, c.most)
+		}
+	}
+}

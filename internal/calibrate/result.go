@@ -383,20 +383,38 @@ func (r *reading) clocks(at int) []units.Frequency {
 
 // rates are the work by second of a lone worker of a kind, by clock.
 func (r *reading) rates(at int, memory bool) map[units.Frequency]measure {
-	out := map[units.Frequency]measure{}
+	seen := map[units.Frequency][]measure{}
 	for _, o := range r.obs {
 		if o.Kind == at && o.Workers == 1 && o.Memory == memory && o.Rate > 0 {
-			was, again := out[o.Clock]
-			// Of two points, the mean by their errors.
-			m := measure{o.Rate, math.Max(o.RateError, modelError*o.Rate)}
-			if again {
-				w, v := 1/(was.err*was.err), 1/(m.err*m.err)
-				m = measure{(w*was.value + v*m.value) / (w + v), math.Sqrt(1 / (w + v))}
-			}
-			out[o.Clock] = m
+			seen[o.Clock] = append(seen[o.Clock], measure{o.Rate, math.Max(o.RateError, modelError*o.Rate)})
 		}
 	}
+	out := map[units.Frequency]measure{}
+	for f, of := range seen {
+		out[f] = undisturbed(of)
+	}
 	return out
+}
+
+// undisturbed is the rate of several points that are one but for what disturbed them. That
+// only slows work (a neighbour on the core's other thread, a host that is busy): it is the
+// mean of the fastest and of those that agree with it. If none does, nobody knows
+// whether the fastest was disturbed too, and its error is how far off the next is.
+func undisturbed(points []measure) measure {
+	points = slices.SortedFunc(slices.Values(points), func(a, b measure) int { return cmp.Compare(b.value, a.value) })
+	m := points[0]
+	for i, p := range points[1:] {
+		apart := m.value - p.value
+		if apart > math.Max(3*math.Hypot(m.err, p.err), 0.01*m.value) {
+			if i == 0 {
+				m.err = math.Hypot(m.err, apart)
+			}
+			break
+		}
+		w, v := 1/(m.err*m.err), 1/(p.err*p.err)
+		m = measure{(w*m.value + v*p.value) / (w + v), math.Sqrt(1 / (w + v))}
+	}
+	return m
 }
 
 // speeds reports how fast each clock computes, against the fastest.

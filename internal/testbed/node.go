@@ -39,6 +39,8 @@ type Node struct {
 	agent    *agentConn
 	close    sync.Once
 	closeErr error
+	still    sync.Once
+	found    atomic.Pointer[string] // what inspect found
 	last     atomic.Pointer[string] // the console as of Close
 }
 
@@ -56,7 +58,12 @@ func Start(t testing.TB, cfg Config) *Node {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("the guest's console:\n%s", tail(n.Console(), 4000))
+			size := 4000
+			if found := n.found.Load(); found != nil {
+				size = 64000
+				t.Logf("when it did not answer:\n%s", *found)
+			}
+			t.Logf("the guest's console:\n%s", tail(n.Console(), size))
 		}
 		if err := n.Close(); err != nil {
 			t.Error(err)
@@ -162,7 +169,7 @@ func (n *Node) prepare(ctx context.Context) ([]string, error) {
 		// A vCPU that is throttled or waits for a busy host looks stuck, and its
 		// clock unsteady, to watchdogs. intel_pstate would take the cpus.
 		"-append", "console=ttyS0 quiet panic=-1 intel_pstate=disable tsc=reliable nowatchdog " +
-			"rcupdate.rcu_cpu_stall_suppress=1 mitigations=off",
+			"rcupdate.rcu_cpu_stall_suppress=1 mitigations=off nokaslr",
 	}
 	files := maps.Clone(n.cfg.Files)
 	if n.cfg.Root == Debian {
@@ -340,6 +347,7 @@ type (
 func (n *Node) Do(ctx context.Context, c Command) (Result, error) {
 	r, err := n.agent.call(ctx, wire.Request{Op: wire.Run, Command: &c})
 	if err != nil {
+		n.inspect(err)
 		return Result{}, fmt.Errorf("cannot run %q in the guest: %w", c.Argv, err)
 	}
 	return *r.Result, nil
@@ -420,6 +428,7 @@ func (n *Node) file(r wire.Request) (wire.Response, error) {
 	defer cancel()
 	r.Name = inRoot(r.Name)
 	out, err := n.agent.call(ctx, r)
+	n.inspect(err)
 	if err != nil && r.Name != "" {
 		op := out.FailedOp
 		if op == "" {
@@ -431,6 +440,40 @@ func (n *Node) file(r wire.Request) (wire.Response, error) {
 		return out, &fs.PathError{Op: op, Path: r.Name, Err: err}
 	}
 	return out, err
+}
+
+// inspect finds out, once, what the guest is doing when a deadline says that it does not
+// answer: where its vCPUs are, and, if the agent still answers, which of its tasks wait
+// for what (on the console: Documentation/admin-guide/sysrq.rst).
+func (n *Node) inspect(err error) {
+	if !errors.Is(err, context.DeadlineExceeded) {
+		return
+	}
+	n.still.Do(func() {
+		var out strings.Builder
+		for range 3 {
+			registers, err := n.qmp.monitor("info registers -a")
+			if err != nil {
+				fmt.Fprintln(&out, err)
+				break
+			}
+			for line := range strings.Lines(registers) {
+				if strings.HasPrefix(line, "CPU#") || strings.HasPrefix(line, "RIP") || strings.HasPrefix(line, "RSI") {
+					out.WriteString(line)
+				}
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		for _, key := range []string{"9", "w", "t"} {
+			if _, err := n.agent.call(ctx, wire.Request{Op: wire.Write, Name: "proc/sysrq-trigger", Data: []byte(key)}); err != nil {
+				fmt.Fprintf(&out, "sysrq %s: %v\n", key, err)
+			}
+		}
+		s := out.String()
+		n.found.Store(&s)
+	})
 }
 
 // inRoot makes a name relative to the guest's root.

@@ -169,7 +169,9 @@ func (n *Node) prepare(ctx context.Context) ([]string, error) {
 		// A vCPU that is throttled or waits for a busy host looks stuck, and its
 		// clock unsteady, to watchdogs. intel_pstate would take the cpus.
 		"-append", "console=ttyS0 quiet panic=-1 intel_pstate=disable tsc=reliable nowatchdog " +
-			"rcupdate.rcu_cpu_stall_suppress=1 mitigations=off nokaslr",
+			"rcupdate.rcu_cpu_stall_suppress=1 mitigations=off nokaslr " +
+			"maxcpus=1", // the agent brings the others up
+
 	}
 	files := maps.Clone(n.cfg.Files)
 	if n.cfg.Root == Debian {

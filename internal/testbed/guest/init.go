@@ -26,6 +26,12 @@ func initialise() error {
 			return err
 		}
 	}
+	if err := patchBandwidth(); err != nil {
+		return err
+	}
+	if err := bringUp(); err != nil {
+		return err
+	}
 	data, err := os.ReadFile(wire.BootFile)
 	if err != nil {
 		return err
@@ -43,6 +49,51 @@ func initialise() error {
 		return switchRoot(boot)
 	}
 	return stay()
+}
+
+// QEMU's translator, before 8.1, can miss that one vCPU patches the code that another is
+// just translating: what it then keeps is the breakpoint that the kernel puts there for the
+// moment, for ever, and every vCPU that comes by never leaves it. The kernel patches its code
+// where a static key turns (Documentation/staging/static-keys.rst), often at the end of its
+// boot, and when the first cpu.max of a machine is written and the last is lifted, in code
+// that each cpu runs at each tick. So a node boots on one cpu (maxcpus=1), turns
+// the key of cpu.max for good, and brings the others up then.
+
+// patchBandwidth turns the static key of cpu.max: a cgroup that is removed with a quota
+// leaves it so (kernel/sched/core.c, tg_set_cfs_bandwidth; destroy_cfs_bandwidth does not
+// turn it back).
+func patchBandwidth() (err error) {
+	const root = "/sys/fs/cgroup"
+	if err := mount("cgroup2", root, ""); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unix.Unmount(root, 0)) }()
+	control := filepath.Join(root, "cgroup.subtree_control")
+	if err := os.WriteFile(control, []byte("+cpu"), 0); err != nil {
+		return err
+	}
+	child := filepath.Join(root, "patch")
+	if err := os.Mkdir(child, 0o755); err != nil {
+		return err
+	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(child, "cpu.max"), []byte("50000 100000"), 0),
+		unix.Rmdir(child),
+		os.WriteFile(control, []byte("-cpu"), 0))
+}
+
+// bringUp brings every cpu up that there is.
+func bringUp() error {
+	down, err := filepath.Glob("/sys/devices/system/cpu/cpu[0-9]*/online")
+	if err != nil {
+		return err
+	}
+	for _, file := range down {
+		if err := os.WriteFile(file, []byte("1"), 0); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func mount(kind, on, options string) error {

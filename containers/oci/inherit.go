@@ -44,15 +44,15 @@ func keepMounts(dir string, pid int) error {
 		flags          uintptr
 	}{
 		{folder, folder, unix.MS_BIND},
-		{"", folder, unix.MS_PRIVATE}, // where others get a copy, the kernel refuses it
+		{"", folder, unix.MS_PRIVATE}, // others' copies of a namespace's mount are refused
 		{fmt.Sprintf("/proc/%d/ns/mnt", pid), file, unix.MS_BIND},
 	} {
 		if err == nil {
-			err = unix.Mount(m.source, m.target, "", m.flags, "")
+			if err = unix.Mount(m.source, m.target, "", m.flags, ""); err == unix.EINVAL && m.target == file {
+				// Linux 6.18 numbers all but the machine's first by cpu.
+				err = fmt.Errorf("the kernel takes their namespace for one older than the runtime's: %w", err)
+			}
 		}
-	}
-	if err == unix.EINVAL { // Linux 6.18 numbers namespaces for each cpu, but the machine's first
-		return fmt.Errorf("cannot keep the container's mounts: %w: the kernel takes their namespace for one older than the runtime's", err)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot keep the container's mounts: %w", err)

@@ -41,8 +41,8 @@ type plan struct {
 
 // planNamespaces opens what is joined by path, and takes a network namespace that was
 // prepared, if there is one. Close it when the process has started.
-func planNamespaces(s *specs.Spec, network *os.File) (p *plan, err error) {
-	p = &plan{}
+func planNamespaces(s *specs.Spec, network *os.File) (_ *plan, err error) {
+	p := &plan{}
 	defer func() {
 		if err != nil {
 			p.Close()

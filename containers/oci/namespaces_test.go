@@ -50,3 +50,16 @@ func TestInheritMounts(t *testing.T) {
 		t.Errorf("where there is one already: %v", err)
 	}
 }
+
+// A namespace that is not there is an error of its field.
+func TestPlanNamespacesRefuses(t *testing.T) {
+	for path, want := range map[string]string{
+		"/nonesuch":         "linux.namespaces[1].path: open /nonesuch: no such file",
+		"/proc/self/ns/uts": "linux.namespaces[1].path: /proc/self/ns/uts is no ipc namespace",
+	} {
+		_, err := planNamespaces(&specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.IPCNamespace, Path: path}}}}, nil)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}

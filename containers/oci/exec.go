@@ -29,13 +29,13 @@ var namespaceFiles = map[string]uintptr{
 // root there, and b.root is the root.
 //
 // See setns(2).
-func enterProcess(b *builder, r *record, root bool) (e *entrance, err error) {
+func enterProcess(b *builder, r *record, root bool) (_ *entrance, err error) {
 	pid := r.Pid
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot find process %d: %w", pid, err)
 	}
-	e = &entrance{pidfd: os.NewFile(uintptr(fd), "pidfd")}
+	e := &entrance{pidfd: os.NewFile(uintptr(fd), "pidfd")}
 	defer func() {
 		if err != nil {
 			e.Close()
@@ -68,13 +68,13 @@ func enterProcess(b *builder, r *record, root bool) (e *entrance, err error) {
 		b.Do("become root of its user namespace", unix.SYS_SETRESGID, 0, 0, 0)
 		b.Do("become root of its user namespace", unix.SYS_SETRESUID, 0, 0, 0)
 	}
-	if e.fork = flags&unix.CLONE_NEWPID != 0; e.fork {
-		b.Fork("go on in its pid namespace", 0)
-	}
-	if e.root != nil {
+	if e.root != nil { // before anybody in its pid namespace can see the script
 		const what = "enter the container's root"
 		b.Do(what, unix.SYS_FCHDIR, spawn.FD(e.root.Fd()))
 		b.Do(what, unix.SYS_CHROOT, ".")
+	}
+	if e.fork = flags&unix.CLONE_NEWPID != 0; e.fork {
+		b.Fork("go on in its pid namespace", 0)
 	}
 	b.root = b.rootAgain()
 	return e, nil

@@ -63,3 +63,21 @@ func TestPlanNamespacesRefuses(t *testing.T) {
 		}
 	}
 }
+
+// A process that only has the number of the container's first is not joined.
+func TestEnterAnother(t *testing.T) {
+	r := &record{State: specs.State{Pid: os.Getpid()}, Started: 1}
+	if _, err := enterProcess(&builder{}, r, true); !errors.Is(err, unix.ESRCH) {
+		t.Error(err)
+	}
+	r.Started, _ = startTime(r.Pid)
+	b := &builder{}
+	e, err := enterProcess(b, r, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if e.root == nil || e.fork || b.Len() != 3 { // fchdir, chroot, open
+		t.Errorf("%+v, %d calls", e, b.Len())
+	}
+}

@@ -77,7 +77,7 @@ func (g guestNode) runIn(s *specs.Spec) testbed.Result {
 // left fails if a container has left anything.
 func (g guestNode) left() {
 	g.t.Helper()
-	out := g.run("sh", "-c", "ls /run/powerd-oci 2>/dev/null; ls -d /sys/fs/cgroup/powerd-oci/*/ 2>/dev/null; grep rootfs /proc/self/mounts; true")
+	out := g.run("sh", "-c", "ls /run/powerd-oci 2>/dev/null; ls -d /sys/fs/cgroup/powerd-oci/*/ 2>/dev/null; grep -e rootfs -e powerd-oci/ /proc/self/mounts; true")
 	if strings.TrimSpace(out) != "" {
 		g.t.Errorf("left behind:\n%s", out)
 	}
@@ -97,9 +97,9 @@ func TestOCI(t *testing.T) {
 		Packages: containerPackages,
 		Modules:  containerModules,
 		Files: map[string]string{"/usr/bin/powerd": binary, "/usr/bin/powerd-oci": smallBinary(t), "/c/rootfs/bin/busybox": busybox,
-			"/usr/bin/seccomp-agent": program(t, "./testdata/seccomp-agent")}}), t}
+			"/usr/bin/seccomp-agent": program(t, "./testdata/seccomp-agent"), "/c/rootfs/bin/chroot-escape": program(t, "./testdata/chroot-escape")}}), t}
 	g.run("systemctl", "is-system-running", "--wait")
-	g.run("sh", "-ec", "cd /c/rootfs; chmod 755 bin/busybox; for a in $(bin/busybox --list); do [ $a = busybox ] || ln -s busybox bin/$a; done; chmod 755 bin/busybox; mkdir -p etc tmp; chmod 1777 tmp; ln -s /etc/shadow etc/link; ln -s ../../../../.. tmp/up")
+	g.run("sh", "-ec", "cd /c/rootfs; chmod 755 bin/*; for a in $(bin/busybox --list); do [ $a = busybox ] || ln -s busybox bin/$a; done; chmod 755 bin/busybox; mkdir -p etc tmp; chmod 1777 tmp; ln -s /etc/shadow etc/link; ln -s ../../../../.. tmp/up")
 
 	t.Run("both binaries", func(t *testing.T) {
 		g.t = t
@@ -484,6 +484,130 @@ mkdir -p /c/shared /c/rootfs/shared; mountpoint -q /c/shared || mount --bind /c/
 		}
 		g.run("sh", "-ec", "umount /c/shared/in /c/shared; rm -r /c/shared /c/rootfs/shared /c/rootfs/up")
 		g.left()
+	})
+
+	// Without a mount namespace it has the runtime's, but a root that no chroot leads out of.
+	t.Run("no mount namespace", func(t *testing.T) {
+		g.t = t
+		ours := strings.TrimSpace(g.run("readlink", "/proc/1/ns/mnt"))
+		g.run("sh", "-ec", `cd /c/rootfs; mkdir -p /c/shared dev proc shared sys; mount --bind /c/shared /c/shared; mount --make-shared /c/shared; echo secret > etc/secret
+echo 'profile confined flags=(attach_disconnected) { file, capability, signal, deny /etc/denied w, }' > /c/profile; apparmor_parser -r /c/profile`)
+		list := func(dir string) string {
+			return strings.Join(strings.Fields(g.run("env", "LC_ALL=C", "ls", dir)), " ")
+		}
+		inside := list("/c/rootfs")
+		// What is said of the program is true: it leaves a bare chroot.
+		if got := g.run("chroot", "/c/rootfs", "/bin/chroot-escape"); !strings.Contains(got, " usr ") {
+			t.Errorf("from a bare chroot it got to %s", got)
+		}
+		config := func(args ...string) *specs.Spec {
+			s := bundle(args...)
+			s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "pid"}, {Type: "network"}, {Type: "ipc"}, {Type: "uts"}, {Type: "cgroup"}}
+			c := append(s.Process.Capabilities.Bounding, "CAP_SYS_CHROOT")
+			s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: c, Effective: c, Permitted: c}
+			s.Linux.MaskedPaths = append(s.Linux.MaskedPaths, "/etc/secret")
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs"},
+				specs.Mount{Destination: "/shared", Source: "/c/shared", Type: "bind", Options: []string{"rbind", "rslave"}})
+			return s
+		}
+		r := g.runIn(config("sh", "-c", `readlink /proc/self/ns/mnt; echo pid $$; echo $(ls /); cat /proc/kcore /etc/secret | wc -c; ls /sys/firmware | wc -l; touch /x /proc/sys/kernel/panic; chroot-escape
+ls /proc/self/fd | wc -l; cat /proc/self/mountinfo | wc -l; grep CapEff /proc/self/status; exit 5`))
+		want := ours + "\npid 1\n" + inside + "\n0\n0\n" + inside + "\n4\n0\nCapEff:\t0000000020040420\n"
+		if r.Code != 5 || string(r.Stdout) != want {
+			t.Errorf("code %d, inside:\n%s%s\nwant:\n%s", r.Code, r.Stdout, r.Stderr, want)
+		}
+		for _, refused := range []string{"/x: Read-only file system", "kernel/panic: Read-only file system"} {
+			if !strings.Contains(string(r.Stderr), refused) {
+				t.Errorf("not refused: %s in\n%s", refused, r.Stderr)
+			}
+		}
+		g.left()
+
+		s := config("sh", "-c", "sleep 1000")
+		s.Process.ApparmorProfile = "confined"
+		s.Root.Readonly = false
+		s.Linux.RootfsPropagation = "shared"
+		hook := func(name, log string) []specs.Hook {
+			return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo " + name + " $(readlink /proc/self/ns/mnt) >> " + log}, Env: []string{"PATH=/bin"}}}
+		}
+		s.Hooks = &specs.Hooks{CreateContainer: hook("createContainer", "/c/shared/log"), StartContainer: hook("startContainer", "/shared/log")}
+		g.put(s)
+		g.run("sh", "-c", "powerd-oci create -b /c --pid-file /tmp/pid i1 </dev/null >/dev/null 2>&1")
+		pid := g.text("/tmp/pid")
+		if got := g.run("readlink", "/proc/"+pid+"/ns/mnt"); strings.TrimSpace(got) != ours {
+			t.Errorf("created, it is in %s, not in %s", got, ours)
+		}
+		if got := list("/proc/" + pid + "/root/"); got != inside {
+			t.Errorf("created, its root has %s", got)
+		}
+		g.run("powerd-oci", "start", "i1")
+		if f := strings.Fields(g.text("/c/shared/log")); len(f) != 4 || f[0] != "createContainer" || f[1] == ours || f[2] != "startContainer" || f[3] != ours {
+			t.Errorf("hooks: %q", f)
+		}
+		if got := g.run("nsenter", "--mount=/run/powerd-oci/i1/mounts/ns", "--pid=/proc/"+pid+"/ns/pid", "/bin/awk", `$5 == "/" { print $7 }`, "/proc/self/mountinfo"); !strings.HasPrefix(got, "shared:") {
+			t.Errorf("the propagation of its root is %q", got)
+		}
+		// A mount that the host makes later comes along, as into any container.
+		g.run("sh", "-ec", "mkdir -p /c/shared/in; mount -t tmpfs tmpfs /c/shared/in; touch /c/shared/in/seen")
+		script := `readlink /proc/self/ns/mnt; echo $(ls /); cat /proc/1/comm; cat /etc/secret; ls /shared/in; chroot-escape; ls /proc/self/fd | wc -l; cat /proc/self/attr/current; echo > /etc/denied`
+		want = ours + "\n" + inside + "\nsleep\nseen\n" + inside + "\n4\nconfined (enforce)\n"
+		for _, from := range [][]string{{"env"}, {"unshare", "-m"}} {
+			r, err := g.Run(t.Context(), append(from, "powerd-oci", "exec", "i1", "sh", "-c", script)...)
+			if err != nil || string(r.Stdout) != want || !strings.Contains(string(r.Stderr), "can't create /etc/denied: Permission denied") {
+				t.Errorf("exec by %q: %v, code %d\n%s%s\nwant:\n%s", from, err, r.Code, r.Stdout, r.Stderr, want)
+			}
+		}
+		g.run("sh", "-c", "powerd-oci exec -d i1 sleep 999 </dev/null >/dev/null 2>&1")
+		g.run("powerd-oci", "update", "--pids-limit", "9", "i1")
+		if got := g.text("/sys/fs/cgroup/powerd-oci/i1/pids.max"); got != "9" {
+			t.Errorf("updated, pids.max is %s", got)
+		}
+		g.run("powerd-oci", "pause", "i1")
+		g.run("powerd-oci", "resume", "i1")
+		var pids []int
+		if err := json.Unmarshal([]byte(g.run("powerd-oci", "ps", "-f", "json", "i1")), &pids); err != nil || len(pids) != 2 {
+			t.Errorf("ps: %v, %v", pids, err)
+		}
+		g.run("powerd-oci", "kill", "i1", "KILL")
+		for deadline := time.Now().Add(20 * time.Second); !strings.Contains(g.run("powerd-oci", "state", "i1"), "stopped"); time.Sleep(100 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("it does not stop")
+			}
+		}
+		g.run("powerd-oci", "delete", "i1")
+		g.left()
+		// From another mount namespace than it was made in, too.
+		g.run("sh", "-c", "powerd-oci run -d -b /c i2 </dev/null >/dev/null 2>&1")
+		g.run("unshare", "-m", "powerd-oci", "delete", "--force", "i2")
+		g.left()
+
+		for why, change := range map[string]func(*specs.Spec){
+			"linux.namespaces: a user namespace needs a mount namespace": func(s *specs.Spec) {
+				s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user", Path: "/proc/1/ns/user"})
+			},
+			"hooks.startContainer[0] /bin/false": func(s *specs.Spec) {
+				s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/bin/false"}}}
+			},
+			`cannot run "nonesuch": no such file`: func(s *specs.Spec) { s.Process.Args[0] = "nonesuch" },
+		} {
+			s := config("true")
+			change(s)
+			if r := g.runIn(s); r.Code != 1 || !strings.Contains(string(r.Stderr), why) {
+				t.Errorf("%s: code %d, %s", why, r.Code, r.Stderr)
+			}
+			g.left()
+		}
+		g.put(config("true"))
+		g.run("install", "-d", "-o", "1234", "/run/ordinary")
+		if r, err := g.Run(t.Context(), "setpriv", "--reuid", "1234", "--regid", "1234", "--clear-groups", "powerd-oci", "--root", "/run/ordinary", "--cgroup-manager", "none", "run", "-b", "/c", "o1"); err != nil ||
+			r.Code != 1 || !strings.Contains(string(r.Stderr), "linux.namespaces: a container without a mount namespace is for root to run") || g.run("ls", "/run/ordinary") != "" {
+			t.Errorf("an ordinary user: %v, code %d, %s", err, r.Code, r.Stderr)
+		}
+		for i := range 50 {
+			g.run("sh", "-c", fmt.Sprintf("powerd-oci run -b /c k%d </dev/null >/dev/null 2>&1 & p=$!; sleep 0.%03d; kill -9 $p; wait; powerd-oci delete --force k%d; true", i, 2*i, i))
+		}
+		g.left()
+		g.run("sh", "-ec", "umount /c/shared/in /c/shared; rm -r /c/shared /c/rootfs/shared /c/rootfs/etc/secret; apparmor_parser -R /c/profile; rm /c/profile")
 	})
 
 	t.Run("seccomp notify", func(t *testing.T) {

@@ -245,8 +245,8 @@ func checkNamespaces(s *specs.Spec) error {
 			return field(name+".path", "want an absolute path, not %q", ns.Path)
 		}
 	}
-	if !seen[specs.MountNamespace] {
-		return field("linux.namespaces", "a mount namespace is required: a root is made by pivot_root only")
+	if !seen[specs.MountNamespace] && seen[specs.UserNamespace] {
+		return field("linux.namespaces", "a user namespace needs a mount namespace: root in it may not go back to the runtime's")
 	}
 	if s.Hostname != "" && !seen[specs.UTSNamespace] {
 		return field("hostname", "it needs a uts namespace of the container's own")

@@ -30,7 +30,7 @@ func TestParse(t *testing.T) {
 		`"process": {"args": ["a"], "cwd": "/", "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 8}}`:                                                            `process.ioPriority: want a class`,
 		`"process": {"args": ["a"], "cwd": "/", "oomScoreAdj": 1001}`:                                                                                                  `process.oomScoreAdj: want -1000 to 1000, not 1001`,
 		`"process": {"args": ["a\u0000"], "cwd": "/"}`:                                                                                                                 `process.args[0]: it holds a NUL`,
-		`"linux": {"namespaces": [{"type": "pid"}]}`:                                                                                                                   `linux.namespaces: a mount namespace is required`,
+		`"linux": {"namespaces": [{"type": "user"}]}`:                                                                                                                  `linux.namespaces: a user namespace needs a mount namespace`,
 		`"linux": {"namespaces": [{"type": "mount"}, {"type": "mount"}]}`:                                                                                              `linux.namespaces[1].type: "mount" is there twice`,
 		`"linux": {"namespaces": [{"type": "mount"}, {"type": "user"}]}`:                                                                                               `linux.uidMappings: a new user namespace needs`,
 		`"linux": {"namespaces": [{"type": "mount"}], "sysctl": {"net.ipv4.ip_forward": "1"}}`:                                                                         `net.ipv4.ip_forward is not of a namespace`,
@@ -75,6 +75,7 @@ func TestParseMountOptions(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(minimal + `, "mounts": [{"destination": "/dev", "type": "tmpfs", "options": ["nosuid", "mode=755"]}]}`))
 	f.Add([]byte(minimal + `, "hostname": "x"}`))
+	f.Add([]byte(minimal + `, "linux": {"namespaces": []}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s, err := Parse(data)
 		if err != nil {

@@ -285,7 +285,7 @@ func (e *Engine) create(ctx context.Context, c *created, config []byte, rootfs s
 		return err
 	}
 	hooks := hookLists(spec.Hooks)
-	before := o.Visit != nil || len(spec.Linux.NetDevices) > 0 || len(hooks["prestart"])+len(hooks["createRuntime"])+len(hooks["createContainer"]) > 0
+	before := o.Visit != nil || inheritsMounts(spec) || len(spec.Linux.NetDevices) > 0 || len(hooks["prestart"])+len(hooks["createRuntime"])+len(hooks["createContainer"]) > 0
 	s, err := script(spec, rootfs, namespaces, parts{talk: t, start: start, console: con, made: made, overlay: o.Overlay, init: o.Init, visit: before, rdt: r.Rdt,
 		identity: identity{preserve: o.Preserve, keepKeyring: o.KeepKeyring, console: con != nil, filter: filter, talk: t}})
 	if err != nil {
@@ -304,6 +304,11 @@ func (e *Engine) create(ctx context.Context, c *created, config []byte, rootfs s
 	var visit func(pid int) error
 	if before {
 		visit = func(pid int) error {
+			if inheritsMounts(spec) {
+				if err := keepMounts(dir, pid); err != nil {
+					return err
+				}
+			}
 			if o.Visit != nil {
 				if err := o.Visit(pid); err != nil {
 					return err
@@ -319,7 +324,7 @@ func (e *Engine) create(ctx context.Context, c *created, config []byte, rootfs s
 					return err
 				}
 			}
-			return runHooksInside(ctx, "createContainer", hooks["createContainer"], r.State)
+			return runHooksInside(ctx, "createContainer", hooks["createContainer"], r, false)
 		}
 	}
 	err = e.accompany(p, r, spec, namespaces, t, ready, visit, filter)
@@ -557,7 +562,7 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 
 func start(ctx context.Context, dir string, r *record, spec *specs.Spec) error {
 	hooks := hookLists(spec.Hooks)
-	if err := runHooksInside(ctx, "startContainer", hooks["startContainer"], r.State); err != nil {
+	if err := runHooksInside(ctx, "startContainer", hooks["startContainer"], r, inheritsMounts(spec)); err != nil {
 		return errors.Join(fmt.Errorf("cannot start container %s: %w", r.ID, err), r.signal(unix.SIGKILL))
 	}
 	fifo := filepath.Join(dir, "start")
@@ -667,7 +672,7 @@ func (e *Engine) destroy(ctx context.Context, dir string, r *record) error {
 		}
 		time.Sleep(wait)
 	}
-	if err := removeRdt(r.RdtMade); err != nil {
+	if err := errors.Join(removeRdt(r.RdtMade), dropMounts(dir)); err != nil {
 		return err
 	}
 	// At once, so that nobody takes half of it for a container.

@@ -15,6 +15,7 @@ import (
 // An entrance is the way into a process' namespaces.
 type entrance struct {
 	pidfd *os.File
+	root  *os.File // nil: its mount namespace's
 	fork  bool
 }
 
@@ -23,26 +24,41 @@ var namespaceFiles = map[string]uintptr{
 	"ipc": unix.CLONE_NEWIPC, "uts": unix.CLONE_NEWUTS, "cgroup": unix.CLONE_NEWCGROUP, "time": unix.CLONE_NEWTIME,
 }
 
-// enterProcess adds the way into those namespaces of a process that are not ours, all
-// at once, by its pidfd. After it the script is root there, and b.root is the root.
+// enterProcess adds the way into those namespaces of a container's first process that are
+// not ours, all at once, by its pidfd, and with root into its root. After it the script is
+// root there, and b.root is the root.
 //
 // See setns(2).
-func enterProcess(b *builder, pid int) (*entrance, error) {
+func enterProcess(b *builder, r *record, root bool) (_ *entrance, err error) {
+	pid := r.Pid
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot find process %d: %w", pid, err)
 	}
 	e := &entrance{pidfd: os.NewFile(uintptr(fd), "pidfd")}
+	defer func() {
+		if err != nil {
+			e.Close()
+		}
+	}()
+	if root {
+		if e.root, err = os.OpenFile(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+			return nil, fmt.Errorf("cannot open the root of process %d: %w", pid, err)
+		}
+	}
 	var flags uintptr
 	for name, flag := range namespaceFiles {
 		same, err := sameFile(fmt.Sprintf("/proc/%d/ns/%s", pid, name), "/proc/self/ns/"+name)
 		if err != nil {
-			e.Close()
 			return nil, fmt.Errorf("cannot look at the namespaces of process %d: %v", pid, err)
 		}
 		if !same {
 			flags |= flag
 		}
+	}
+	// Now, for what was opened by its number is its own then.
+	if now, alive := startTime(pid); !alive || now != r.Started {
+		return nil, fmt.Errorf("cannot join process %d: %w", pid, unix.ESRCH)
 	}
 	if flags != 0 {
 		b.Do("join the container's namespaces", unix.SYS_SETNS, spawn.FD(fd), flags)
@@ -52,6 +68,11 @@ func enterProcess(b *builder, pid int) (*entrance, error) {
 		b.Do("become root of its user namespace", unix.SYS_SETRESGID, 0, 0, 0)
 		b.Do("become root of its user namespace", unix.SYS_SETRESUID, 0, 0, 0)
 	}
+	if e.root != nil { // before anybody in its pid namespace can see the script
+		const what = "enter the container's root"
+		b.Do(what, unix.SYS_FCHDIR, spawn.FD(e.root.Fd()))
+		b.Do(what, unix.SYS_CHROOT, ".")
+	}
 	if e.fork = flags&unix.CLONE_NEWPID != 0; e.fork {
 		b.Fork("go on in its pid namespace", 0)
 	}
@@ -59,7 +80,12 @@ func enterProcess(b *builder, pid int) (*entrance, error) {
 	return e, nil
 }
 
-func (e *entrance) Close() { e.pidfd.Close() }
+func (e *entrance) Close() {
+	e.pidfd.Close()
+	if e.root != nil {
+		e.root.Close()
+	}
+}
 
 // pid is the process that came in, a child of ours.
 func (e *entrance) pid(p *spawn.Process) (int, error) {
@@ -135,7 +161,7 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 	for i := range o.Preserve {
 		b.Keep(spawn.FD(3 + i))
 	}
-	enter, err := enterProcess(b, r.Pid)
+	enter, err := enterProcess(b, r, inheritsMounts(spec))
 	if err != nil {
 		return 0, err
 	}

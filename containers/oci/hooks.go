@@ -103,18 +103,19 @@ func tail(s string) string {
 	return s
 }
 
-// runHooksInside runs hooks in the namespaces of a container's process.
-func runHooksInside(ctx context.Context, name string, list []specs.Hook, state specs.State) error {
+// runHooksInside runs hooks in the namespaces of a container's process, and with root in
+// its root even if that is not its mount namespace's.
+func runHooksInside(ctx context.Context, name string, list []specs.Hook, r *record, root bool) error {
 	for i, h := range list {
-		if err := runHookInside(ctx, h, state); err != nil {
+		if err := runHookInside(ctx, h, r, root); err != nil {
 			return fmt.Errorf("cannot run hooks.%s[%d] %s: %w", name, i, h.Path, err)
 		}
 	}
 	return nil
 }
 
-func runHookInside(ctx context.Context, h specs.Hook, state specs.State) error {
-	data, err := json.Marshal(state)
+func runHookInside(ctx context.Context, h specs.Hook, r *record, root bool) error {
+	data, err := json.Marshal(r.State)
 	if err != nil {
 		return err
 	}
@@ -134,7 +135,7 @@ func runHookInside(ctx context.Context, h specs.Hook, state specs.State) error {
 		return err
 	}
 	b := &builder{}
-	enter, err := enterProcess(b, state.Pid)
+	enter, err := enterProcess(b, r, root)
 	if err != nil {
 		return err
 	}

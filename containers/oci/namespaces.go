@@ -35,12 +35,14 @@ type plan struct {
 	// unshare has the flags of namespaces that the script makes.
 	unshare uintptr
 	fork    bool
+	// back is the runtime's mount namespace, for a container that inherits it.
+	back *os.File
 }
 
 // planNamespaces opens what is joined by path, and takes a network namespace that was
 // prepared, if there is one. Close it when the process has started.
-func planNamespaces(s *specs.Spec, network *os.File) (p *plan, err error) {
-	p = &plan{}
+func planNamespaces(s *specs.Spec, network *os.File) (_ *plan, err error) {
+	p := &plan{}
 	defer func() {
 		if err != nil {
 			p.Close()
@@ -98,6 +100,15 @@ func planNamespaces(s *specs.Spec, network *os.File) (p *plan, err error) {
 			}
 		}
 	}
+	if inheritsMounts(s) {
+		if os.Geteuid() != 0 {
+			return nil, field("linux.namespaces", "a container without a mount namespace is for root to run")
+		}
+		p.unshare |= unix.CLONE_NEWNS // to make its root in
+		if p.back, err = os.Open("/proc/self/ns/mnt"); err != nil {
+			return nil, fmt.Errorf("cannot find the runtime's mount namespace: %v", err)
+		}
+	}
 	if p.user {
 		// clone3 could make it, but the execve of the script's program, before its
 		// ids are mapped, would take all capabilities from it.
@@ -141,6 +152,9 @@ func sameFile(a, b string) (bool, error) {
 func (p *plan) Close() {
 	for _, j := range p.joins {
 		j.file.Close()
+	}
+	if p.back != nil {
+		p.back.Close()
 	}
 }
 

@@ -61,6 +61,9 @@ func script(s *specs.Spec, rootfs string, pl *plan, in parts) (*spawn.Script, er
 	}
 	b.sysctls()
 	b.seal()
+	if pl.back != nil {
+		b.goBack(pl.back)
+	}
 	if err := b.process(s.Process, in.identity); err != nil {
 		return nil, err
 	}

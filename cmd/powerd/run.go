@@ -180,8 +180,13 @@ gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `
 			if err := oci.CheckAnnotations(r.Annotations); err != nil {
 				return usage(err, "`powerd run --help` shows what they take")
 			}
-			if r.Terminal && !term.IsTerminal(int(os.Stdin.Fd())) {
-				return usage(errors.New("cannot use --tty: standard input is no terminal"), "leave --tty out")
+			if r.Terminal {
+				width, height, err := term.GetSize(int(os.Stdin.Fd()))
+				if err == nil {
+					r.Size = &specs.Box{Width: uint(width), Height: uint(height)}
+				} else if !r.Detach {
+					return usage(errors.New("cannot use --tty: standard input is no terminal"), "leave --tty out")
+				}
 			}
 			signals := allSignals()
 			c, err := l.Prepare(cmd.Context(), r)
@@ -213,7 +218,7 @@ gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `
 	f.add(cmd)
 	fl := cmd.Flags()
 	fl.SetInterspersed(false)
-	fl.BoolVarP(&r.Detach, "detach", "d", false, "go on in the background; prints the name")
+	fl.BoolVarP(&r.Detach, "detach", "d", false, "go on in the background, prints the name; with --tty its terminal's output is its log")
 	fl.BoolVarP(&interactive, "interactive", "i", false, "connect standard input")
 	fl.BoolVarP(&r.Terminal, "tty", "t", false, "give it a terminal")
 	fl.BoolVar(&r.Remove, "rm", false, "remove it when it has ended")

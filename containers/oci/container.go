@@ -98,8 +98,9 @@ func (e *Engine) dir(id string) (string, error) {
 
 // CreateOptions say how a container is made.
 type CreateOptions struct {
-	// ConsoleSocket gets the terminal's master.
+	// ConsoleSocket gets the terminal's master; so does Console, a connected socket.
 	ConsoleSocket string
+	Console       *os.File
 	// Preserve is how many descriptors above 2 the program gets.
 	Preserve int
 	// KeepKeyring leaves the process the caller's session keyring.
@@ -254,7 +255,7 @@ func (e *Engine) create(ctx context.Context, c *created, config []byte, rootfs s
 		return err
 	}
 	defer t.Close()
-	con, receive, err := openConsole(spec.Process.Terminal, o.ConsoleSocket, o.Detach)
+	con, receive, err := openConsole(spec.Process.Terminal, o.ConsoleSocket, o.Console, o.Detach)
 	if err != nil {
 		return err
 	}

@@ -141,7 +141,7 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 	}
 	defer enter.Close()
 	b.Do("start a session", unix.SYS_SETSID).Ignore(unix.EPERM)
-	con, receive, err := openConsole(o.Process.Terminal, o.ConsoleSocket, o.Detach)
+	con, receive, err := openConsole(o.Process.Terminal, o.ConsoleSocket, nil, o.Detach)
 	if err != nil {
 		return 0, err
 	}
@@ -210,7 +210,7 @@ func (in identity) announce(pid int, state specs.State) error {
 }
 
 // openConsole is where a process' terminal goes: to an engine's socket, or to us.
-func openConsole(terminal bool, socket string, detach bool) (*console, func() (*Terminal, error), error) {
+func openConsole(terminal bool, socket string, connected *os.File, detach bool) (*console, func() (*Terminal, error), error) {
 	switch {
 	case !terminal && socket != "":
 		return nil, nil, errors.New("cannot use a console socket: process.terminal is false")
@@ -218,6 +218,9 @@ func openConsole(terminal bool, socket string, detach bool) (*console, func() (*
 		return nil, nil, nil
 	case socket != "":
 		c, err := dialConsole(socket)
+		return c, nil, err
+	case connected != nil:
+		c, err := newConsole(connected)
 		return c, nil, err
 	case detach:
 		return nil, nil, errors.New("cannot open a terminal for a detached process: give --console-socket")

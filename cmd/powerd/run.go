@@ -260,24 +260,6 @@ gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `
 	return cmd
 }
 
-// parseBytes reads 1024, 512k, 64m, 2g; "" is 0, no wish.
-func parseBytes(s string) (int64, error) {
-	if s == "" {
-		return 0, nil
-	}
-	shift := 0
-	digits := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(s), "b"), "i")
-	if i := strings.IndexAny(digits, "kmgt"); i >= 0 && i == len(digits)-1 {
-		shift = 10 * (strings.IndexByte("kmgt", digits[i]) + 1)
-		digits = digits[:i]
-	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || n < -1 || n == 0 || n == -1 && shift > 0 || n > 1<<62>>shift {
-		return 0, fmt.Errorf("%q is no number of bytes", s)
-	}
-	return n << shift, nil
-}
-
 func parseUserNS(s string) (*specs.LinuxIDMapping, error) {
 	start, size, both := strings.Cut(s, ":")
 	if !both {

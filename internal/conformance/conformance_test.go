@@ -96,7 +96,7 @@ func build(t *testing.T, pkg string, flags ...string) string {
 }
 
 // packages are those of all tests here, so that they share one image.
-var packages = []string{"podman", "catatonit", "containerd", "runc", "crun", "procps", "python3", "python3-libmount"}
+var packages = []string{"podman", "catatonit", "containerd", "runc", "crun", "procps", "python3"}
 
 // node boots a Debian with podman, containerd, runc, crun and powerd-oci.
 func node(t *testing.T, disks ...string) *testbed.Node {

@@ -89,7 +89,14 @@ func TestCrun(t *testing.T) {
 	if err := n.Put("/usr/bin/powerd-as-crun", []byte(crunRuntime), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	sh(t, n, "mkdir /v; mount -o ro /dev/vdb /v; cp -r /v /crun; rm /crun/tests/test_checkpoint_restore.py; cd /crun; ls tests/test_*.py | wc -l", "*")
+	libmount, err := os.ReadFile("testdata/libmount.py")
+	if err == nil {
+		err = n.Put("/libmount.py", libmount, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	sh(t, n, "mkdir /v; mount -o ro /dev/vdb /v; mkdir /crun; cp -r /v/tests /crun/; mv /libmount.py /crun/tests/; rm /crun/tests/test_checkpoint_restore.py", "")
 	runtimes := map[string]string{"powerd-oci": "/usr/bin/powerd-as-crun"}
 	verdicts := map[string]map[string]Verdict{}
 	if *update {
@@ -124,6 +131,15 @@ func TestCrun(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Log(said)
+	}
+	if *update {
+		data, err := json.MarshalIndent(map[string]any{"crun": verdicts["crun"]}, "", "\t")
+		if err == nil {
+			err = os.WriteFile(crunVerdicts, append(data, '\n'), 0o644)
+		}
+		if err != nil {
+			t.Error(err)
+		}
 	}
 }
 

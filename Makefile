@@ -10,7 +10,7 @@ all: build
 
 build: ## powerd, which is all; and powerd-oci, which is a part of it that starts faster
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o powerd ./cmd/powerd
-	CGO_ENABLED=0 $(GO) build -trimpath -tags powerd_oci -o powerd-oci ./cmd/powerd
+	CGO_ENABLED=0 $(GO) build -trimpath -tags powerd_oci -ldflags '$(LDFLAGS)' -o powerd-oci ./cmd/powerd
 
 setup: ## Debian packages that the tests need; installs what is missing when it may
 	sh internal/testbed/setup.sh

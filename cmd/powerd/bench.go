@@ -8,7 +8,6 @@ import (
 	"math"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -190,28 +189,6 @@ func openLoad(name string, cores float64, span time.Duration, seed uint64) (load
 		}
 	}
 	return l, err
-}
-
-// revision is set by make.
-var revision string
-
-// version is the revision this binary was built from.
-func version() string {
-	if revision != "" {
-		return revision
-	}
-	v, dirty := "devel", ""
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			switch {
-			case s.Key == "vcs.revision":
-				v = s.Value[:min(12, len(s.Value))]
-			case s.Key == "vcs.modified" && s.Value == "true":
-				dirty = "-dirty"
-			}
-		}
-	}
-	return v + dirty
 }
 
 // gobench prints rows in the format of Go's benchmarks.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 )
@@ -73,4 +74,26 @@ func execute(u *ui, root *cobra.Command, args []string, in io.Reader, out, errs 
 		return c.code
 	}
 	return exitFailed
+}
+
+// revision is set by make.
+var revision string
+
+// version is the revision this binary was built from.
+func version() string {
+	if revision != "" {
+		return revision
+	}
+	v, dirty := "devel", ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			switch {
+			case s.Key == "vcs.revision":
+				v = s.Value[:min(12, len(s.Value))]
+			case s.Key == "vcs.modified" && s.Value == "true":
+				dirty = "-dirty"
+			}
+		}
+	}
+	return v + dirty
 }

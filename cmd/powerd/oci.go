@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,9 +25,10 @@ import (
 
 // runOCI is powerd as an OCI runtime: the command line that engines use with runc.
 func runOCI(args []string, in io.Reader, out, errs io.Writer) int {
-	u := newUI(out, errs)
 	var f ociFlags
-	code := execute(u, newOCICmd(u, &f), args, in, out, io.MultiWriter(errs, &f.said))
+	errs = io.MultiWriter(errs, &f.said)
+	u := newUI(out, errs)
+	code := execute(u, newOCICmd(u, &f), args, in, out, errs)
 	if text := strings.TrimSpace(f.said.String()); text != "" && f.log != "" {
 		if err := f.logError(text); err != nil {
 			u.fail(err)
@@ -69,7 +72,7 @@ func newOCICmd(u *ui, f *ociFlags) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "powerd-oci",
 		Short:         "Run containers from OCI bundles",
-		Version:       "runtime-spec " + specs.Version,
+		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          noSuchCommand,
@@ -82,17 +85,21 @@ func newOCICmd(u *ui, f *ociFlags) *cobra.Command {
 			}
 			switch f.manager {
 			case "cgroupfs":
-			case "none":
+			case "systemd":
+				f.engine.Cgroups.Systemd = true
+			case "none", "disabled": // crun's word
 				f.engine.NoCgroups = true
 			default:
-				return usage(fmt.Errorf("cannot use cgroup manager %q", f.manager), "want cgroupfs or none")
+				return usage(fmt.Errorf("cannot use cgroup manager %q", f.manager), "want cgroupfs, systemd or none")
 			}
 			return nil
 		},
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
+	// Engines read these lines of runc's.
+	root.SetVersionTemplate("{{.Name}} version {{.Version}}\ncommit: {{.Version}}\nspec: " + specs.Version + "\n")
 	root.PersistentFlags().StringVar(&f.engine.Root, "root", defaultRoot(), "folder of the containers' state")
-	root.PersistentFlags().StringVar(&f.manager, "cgroup-manager", "cgroupfs", "who makes cgroups: cgroupfs, or none to run without limits")
+	root.PersistentFlags().StringVar(&f.manager, "cgroup-manager", "cgroupfs", "who makes cgroups: cgroupfs, systemd, or none to run without limits")
 	root.PersistentFlags().StringVar(&f.log, "log", "", "file that errors are appended to")
 	root.PersistentFlags().StringVar(&f.logFormat, "log-format", "text", "format of the log: text, json")
 	root.PersistentFlags().BoolVar(&f.systemd, "systemd-cgroup", false, "let systemd make the cgroups")
@@ -104,8 +111,16 @@ func newOCICmd(u *ui, f *ociFlags) *cobra.Command {
 		one("start", "Let a created container's program run", f.engine.Start),
 		one("pause", "Freeze all processes of a container", f.engine.Pause),
 		one("resume", "Let a paused container go on", f.engine.Resume),
-		newOCIKillCmd(f), newOCIDeleteCmd(f))
+		newOCIKillCmd(f), newOCIDeleteCmd(f), newNotBuiltCmd("checkpoint"), newNotBuiltCmd("restore"))
 	return root
+}
+
+// newNotBuiltCmd refuses by name what engines ask of runc, and is not here.
+func newNotBuiltCmd(name string) *cobra.Command {
+	return &cobra.Command{Use: name, Hidden: true, FParseErrWhitelist: cobra.FParseErrWhitelist{UnknownFlags: true},
+		RunE: func(*cobra.Command, []string) error {
+			return fmt.Errorf("cannot %s a container: powerd-oci does not use CRIU", name)
+		}}
 }
 
 func noSuchCommand(cmd *cobra.Command, args []string) error {
@@ -140,6 +155,7 @@ func (c *createFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&c.ConsoleSocket, "console-socket", "", "unix socket that gets the terminal's master")
 	cmd.Flags().IntVar(&c.Preserve, "preserve-fds", 0, "pass on this many descriptors above 2")
 	cmd.Flags().BoolVar(&c.KeepKeyring, "no-new-keyring", false, "keep the session keyring")
+	cmd.Flags().Bool("no-subreaper", false, "accepted as other runtimes do; it is none")
 	cmd.Flags().BoolVar(&c.noPivot, "no-pivot", false, "refused: a root is made by pivot_root only")
 }
 
@@ -151,6 +167,12 @@ func (c *createFlags) options() (oci.CreateOptions, error) {
 	}
 	if err := preserve(&o.Preserve); err != nil {
 		return o, err
+	}
+	if n := os.Getenv("LISTEN_FDS"); n != "" { // socket activation is for the container's first process
+		o.Env = append(o.Env, "LISTEN_FDS="+n, "LISTEN_PID=1")
+		if names := os.Getenv("LISTEN_FDNAMES"); names != "" {
+			o.Env = append(o.Env, "LISTEN_FDNAMES="+names)
+		}
 	}
 	if c.pidFile != "" {
 		o.Started = writePid(c.pidFile)
@@ -227,6 +249,7 @@ func newOCIRunCmd(f *ociFlags) *cobra.Command {
 		}}
 	c.add(cmd)
 	cmd.Flags().BoolVarP(&c.Detach, "detach", "d", false, "return once the program runs")
+	cmd.Flags().BoolVar(&c.Keep, "keep", false, "keep the container when its program has ended")
 	return cmd
 }
 
@@ -317,6 +340,7 @@ func newOCIExecCmd(f *ociFlags) *cobra.Command {
 	fl.BoolVar(&noNewPrivileges, "no-new-privs", false, "set no_new_privs")
 	fl.StringVar(&apparmor, "apparmor", "", "AppArmor profile")
 	fl.StringVar(&label, "process-label", "", "SELinux label")
+	fl.StringVar(&o.Cgroup, "cgroup", "", "cgroup below the container's to run in, such as /sub")
 	fl.IntVar(&o.Preserve, "preserve-fds", 0, "pass on this many descriptors above 2")
 	return cmd
 }
@@ -340,7 +364,7 @@ func parseUser(s string) (u specs.User, err error) {
 
 func newOCIPsCmd(u *ui, f *ociFlags) *cobra.Command {
 	var format string
-	cmd := &cobra.Command{Use: "ps ID", Short: "List a container's processes, by their pids outside", Args: cobra.MinimumNArgs(1),
+	cmd := &cobra.Command{Use: "ps ID [PS-OPTIONS...]", Short: "List a container's processes, by their pids outside, as ps(1) with options (default -ef)", Args: cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			pids, err := f.engine.Pids(args[0])
 			if err != nil {
@@ -352,30 +376,58 @@ func newOCIPsCmd(u *ui, f *ociFlags) *cobra.Command {
 				u.printf("%s\n", data)
 				return err
 			case "table":
-				u.printf("PID      COMMAND\n")
-				for _, pid := range pids {
-					name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-					if err != nil {
-						continue // it has ended
-					}
-					u.printf("%-8d %s\n", pid, strings.TrimSpace(string(name)))
+				options := args[1:]
+				if len(options) == 0 {
+					options = []string{"-ef"}
 				}
+				out, err := exec.Command("ps", options...).Output()
+				if err != nil {
+					return fmt.Errorf("cannot list the processes of container %s: ps: %v (Debian's package is procps)", args[0], err)
+				}
+				table, err := onlyPids(string(out), pids)
+				if err != nil {
+					return fmt.Errorf("cannot list the processes of container %s: %v", args[0], err)
+				}
+				u.printf("%s", table)
 				return nil
 			}
 			return usage(fmt.Errorf("cannot list as %q", format), "want table or json")
 		}}
+	cmd.Flags().SetInterspersed(false) // what follows the id is ps'
 	cmd.Flags().StringVarP(&format, "format", "f", "table", "format: table, json")
 	return cmd
 }
 
+// onlyPids leaves of a table of ps(1) its head and the lines of some processes.
+func onlyPids(table string, pids []int) (string, error) {
+	head, rows, _ := strings.Cut(table, "\n")
+	at := slices.Index(strings.Fields(head), "PID")
+	if at < 0 {
+		return "", fmt.Errorf("ps shows no column PID, but %q", head)
+	}
+	var out strings.Builder
+	out.WriteString(head + "\n")
+	for row := range strings.Lines(rows) {
+		words := strings.Fields(row)
+		if len(words) <= at {
+			continue
+		}
+		if pid, err := strconv.Atoi(words[at]); err == nil && slices.Contains(pids, pid) {
+			out.WriteString(row)
+		}
+	}
+	return out.String(), nil
+}
+
 func newOCIUpdateCmd(f *ociFlags) *cobra.Command {
 	var (
-		file                                        string
-		share, period                               uint64
-		quota, idle, memory, reservation, swap, pid int64
-		burst                                       uint64
-		cpus, mems                                  string
-		weight                                      uint16
+		file                      string
+		share, period             uint64
+		quota, idle, pid          int64
+		memory, reservation, swap string
+		burst                     uint64
+		cpus, mems                string
+		weight                    uint16
 	)
 	cmd := &cobra.Command{Use: "update ID", Short: "Change the limits of a container", Args: cobra.ExactArgs(1)}
 	fl := cmd.Flags()
@@ -387,9 +439,9 @@ func newOCIUpdateCmd(f *ociFlags) *cobra.Command {
 	fl.Int64Var(&idle, "cpu-idle", 0, "1: runs only where others leave cpu time")
 	fl.StringVar(&cpus, "cpuset-cpus", "", "cpus it may run on")
 	fl.StringVar(&mems, "cpuset-mems", "", "memory nodes it may use")
-	fl.Int64Var(&memory, "memory", 0, "memory limit in bytes; -1 for none")
-	fl.Int64Var(&reservation, "memory-reservation", 0, "memory that is left to it, in bytes")
-	fl.Int64Var(&swap, "memory-swap", 0, "limit of memory and swap together, in bytes; -1 for none")
+	fl.StringVar(&memory, "memory", "", "memory limit in bytes, or such as 512m; -1 for none")
+	fl.StringVar(&reservation, "memory-reservation", "", "memory that is left to it, in bytes, or such as 512m")
+	fl.StringVar(&swap, "memory-swap", "", "limit of memory and swap together, in bytes, or such as 1g; -1 for none")
 	fl.Int64Var(&pid, "pids-limit", 0, "number of processes; -1 for no limit")
 	fl.Uint16Var(&weight, "blkio-weight", 0, "weight of input and output, 10 to 1000")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -411,18 +463,47 @@ func newOCIUpdateCmd(f *ociFlags) *cobra.Command {
 			r.CPU, r.Memory = &specs.LinuxCPU{Cpus: cpus, Mems: mems}, &specs.LinuxMemory{}
 			for name, set := range map[string]func(){
 				"cpu-share": func() { r.CPU.Shares = &share }, "cpu-period": func() { r.CPU.Period = &period }, "cpu-quota": func() { r.CPU.Quota = &quota },
-				"cpu-burst": func() { r.CPU.Burst = &burst }, "cpu-idle": func() { r.CPU.Idle = &idle }, "memory": func() { r.Memory.Limit = &memory },
-				"memory-reservation": func() { r.Memory.Reservation = &reservation }, "memory-swap": func() { r.Memory.Swap = &swap },
+				"cpu-burst": func() { r.CPU.Burst = &burst }, "cpu-idle": func() { r.CPU.Idle = &idle },
 				"pids-limit": func() { r.Pids = &specs.LinuxPids{Limit: &pid} }, "blkio-weight": func() { r.BlockIO = &specs.LinuxBlockIO{Weight: &weight} },
 			} {
 				if fl.Changed(name) {
 					set()
 				}
 			}
+			for _, b := range []struct {
+				name, text string
+				to         **int64
+			}{{"memory", memory, &r.Memory.Limit}, {"memory-reservation", reservation, &r.Memory.Reservation}, {"memory-swap", swap, &r.Memory.Swap}} {
+				if fl.Changed(b.name) {
+					n, err := parseBytes(b.text)
+					if err != nil || n == 0 {
+						return usage(fmt.Errorf("cannot use --%s %q: it is no number of bytes", b.name, b.text), "give bytes, or a number with k, m or g")
+					}
+					*b.to = &n
+				}
+			}
 		}
 		return f.engine.Update(cmd.Context(), args[0], &r)
 	}
 	return cmd
+}
+
+// parseBytes reads 1024, 512k, 64m, 2g; "" is 0, no wish.
+func parseBytes(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	shift := 0
+	digits := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(s), "b"), "i")
+	if i := strings.IndexAny(digits, "kmgt"); i >= 0 && i == len(digits)-1 {
+		shift = 10 * (strings.IndexByte("kmgt", digits[i]) + 1)
+		digits = digits[:i]
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n < -1 || n == 0 || n == -1 && shift > 0 || n > 1<<62>>shift {
+		return 0, fmt.Errorf("%q is no number of bytes", s)
+	}
+	return n << shift, nil
 }
 
 func newOCIEventsCmd(u *ui, f *ociFlags) *cobra.Command {

@@ -203,7 +203,7 @@ cat /proc/self/cgroup; nproc; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/stat
 		}
 		g.run("powerd-oci", "delete", "c2")
 		g.left()
-		if r, err := g.Run(t.Context(), "powerd-oci", "state", "c2"); err != nil || r.Code != 1 || !strings.Contains(string(r.Stderr), "there is no such container") {
+		if r, err := g.Run(t.Context(), "powerd-oci", "state", "c2"); err != nil || r.Code != 1 || !strings.Contains(string(r.Stderr), "container does not exist") {
 			t.Errorf("deleted: %v %s", err, r.Stderr)
 		}
 	})
@@ -251,6 +251,29 @@ cat /proc/self/cgroup; nproc; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/stat
 			}
 		}
 		g.run("powerd-oci", "delete", "e1")
+		g.left()
+	})
+
+	// As systemd does: the container's own cgroup enables controllers, and may have no
+	// processes then.
+	t.Run("exec beside an init in a cgroup below", func(t *testing.T) {
+		g.t = t
+		s := bundle("sh", "-c", `cd /sys/fs/cgroup; mkdir init other; echo 1 > init/cgroup.procs; echo +pids > cgroup.subtree_control; sleep 1000`)
+		s.Mounts[len(s.Mounts)-1].Options = []string{"rw"}
+		g.put(s)
+		g.run("sh", "-c", "powerd-oci run -d -b /c i1 </dev/null >/dev/null 2>&1; until grep -q pids /sys/fs/cgroup/powerd-oci/i1/cgroup.subtree_control; do sleep 0.1; done")
+		if out := g.run("powerd-oci", "exec", "i1", "cat", "/proc/self/cgroup"); out != "0::/init\n" {
+			t.Errorf("it runs in %q", out)
+		}
+		if out := g.run("powerd-oci", "exec", "--cgroup", "/other", "i1", "cat", "/proc/self/cgroup"); out != "0::/other\n" {
+			t.Errorf("with --cgroup it runs in %q", out)
+		}
+		for cgroup, why := range map[string]string{"/": "device or resource busy", "/nonesuch": "no such file", "../../../../c": "no such file"} {
+			if r, err := g.Run(t.Context(), "powerd-oci", "exec", "--cgroup", cgroup, "i1", "true"); err != nil || r.Code != 1 || !strings.Contains(string(r.Stderr), why) {
+				t.Errorf("%s: %v, code %d, %s", cgroup, err, r.Code, r.Stderr)
+			}
+		}
+		g.run("powerd-oci", "delete", "--force", "i1")
 		g.left()
 	})
 
@@ -843,5 +866,57 @@ func TestOCIRefusals(t *testing.T) {
 		if code := runOCI([]string{"--root", filepath.Join(dir, "state"), "create", "-b", dir, "x"}, nil, &out, &errs); code != 1 || errs.String() != "powerd: "+why+"\n" {
 			t.Errorf("%s: code %d, %q, want %q", config, code, errs.String(), why)
 		}
+	}
+}
+
+// What engines read of a runtime that has nothing to do.
+func TestOCIAnswers(t *testing.T) {
+	dir := t.TempDir()
+	log := filepath.Join(dir, "log.json")
+	for _, tt := range []struct {
+		args, out, logged string
+		code              int
+	}{
+		{args: "--version", out: "powerd-oci version " + version() + "\ncommit: " + version() + "\nspec: 1.3.0\n"},
+		{args: "list --format json", out: "null\n"},
+		{args: "delete --force x"},
+		{args: "delete x", logged: "cannot find container x: container does not exist", code: 1},
+		{args: "kill --all x 9", logged: "cannot find container x: container does not exist", code: 1},
+		{args: "checkpoint --image-path /x --leave-running x", logged: "cannot checkpoint a container: powerd-oci does not use CRIU", code: 1},
+		{args: "restore --image-path /x --bundle /b -no-subreaper x", logged: "cannot restore a container: powerd-oci does not use CRIU", code: 1},
+		{args: "update --memory 1q x", logged: "cannot use --memory \"1q\": it is no number of bytes", code: 2},
+	} {
+		os.Remove(log)
+		var out, errs strings.Builder
+		code := runOCI(append([]string{"--root", filepath.Join(dir, "state"), "--log", log, "--log-format", "json"}, strings.Fields(tt.args)...), nil, &out, &errs)
+		if code != tt.code || out.String() != tt.out {
+			t.Errorf("%s: code %d, %q, %q, want %d, %q", tt.args, code, out.String(), errs.String(), tt.code, tt.out)
+		}
+		var line struct{ Level, Msg string }
+		if data, err := os.ReadFile(log); tt.logged == "" && err == nil {
+			t.Errorf("%s: logged %s", tt.args, data)
+		} else if tt.logged != "" {
+			if err := json.Unmarshal(data, &line); err != nil || line.Level != "error" || !strings.HasPrefix(line.Msg, "powerd: "+tt.logged) {
+				t.Errorf("%s: %v, logged %s, want %s", tt.args, err, data, tt.logged)
+			}
+		}
+	}
+}
+
+func TestOnlyPids(t *testing.T) {
+	const table = "UID          PID    PPID CMD\nroot           1       0 /sbin/init\nroot          12       1 sh -c 7\nroot           7       1 sleep\n\n"
+	for _, tt := range []struct {
+		pids []int
+		want string
+	}{
+		{nil, "UID          PID    PPID CMD\n"},
+		{[]int{12, 99}, "UID          PID    PPID CMD\nroot          12       1 sh -c 7\n"},
+	} {
+		if got, err := onlyPids(table, tt.pids); err != nil || got != tt.want {
+			t.Errorf("%v: %q, %v", tt.pids, got, err)
+		}
+	}
+	if got, err := onlyPids("CMD\nsh\n", nil); err == nil {
+		t.Errorf("no column PID: %q", got)
 	}
 }

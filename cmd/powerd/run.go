@@ -180,8 +180,13 @@ gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `
 			if err := oci.CheckAnnotations(r.Annotations); err != nil {
 				return usage(err, "`powerd run --help` shows what they take")
 			}
-			if r.Terminal && !term.IsTerminal(int(os.Stdin.Fd())) {
-				return usage(errors.New("cannot use --tty: standard input is no terminal"), "leave --tty out")
+			if r.Terminal {
+				width, height, err := term.GetSize(int(os.Stdin.Fd()))
+				if err == nil {
+					r.Size = &specs.Box{Width: uint(width), Height: uint(height)}
+				} else if !r.Detach {
+					return usage(errors.New("cannot use --tty: standard input is no terminal"), "leave --tty out")
+				}
 			}
 			signals := allSignals()
 			c, err := l.Prepare(cmd.Context(), r)
@@ -213,7 +218,7 @@ gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `
 	f.add(cmd)
 	fl := cmd.Flags()
 	fl.SetInterspersed(false)
-	fl.BoolVarP(&r.Detach, "detach", "d", false, "go on in the background; prints the name")
+	fl.BoolVarP(&r.Detach, "detach", "d", false, "go on in the background, prints the name; with --tty its terminal's output is its log")
 	fl.BoolVarP(&interactive, "interactive", "i", false, "connect standard input")
 	fl.BoolVarP(&r.Terminal, "tty", "t", false, "give it a terminal")
 	fl.BoolVar(&r.Remove, "rm", false, "remove it when it has ended")
@@ -253,24 +258,6 @@ gets. With --detach it goes on by itself: ` + "`powerd logs`, `powerd stop`" + `
 	fl.StringVar(&tenant, "tenant", "", "whose it is: the daemon puts no two tenants on one core")
 	fl.StringVar(&budget, "energy-budget", "", "the most power it is charged on average, such as 2W or 90J/60s")
 	return cmd
-}
-
-// parseBytes reads 1024, 512k, 64m, 2g; "" is 0, no wish.
-func parseBytes(s string) (int64, error) {
-	if s == "" {
-		return 0, nil
-	}
-	shift := 0
-	digits := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(s), "b"), "i")
-	if i := strings.IndexAny(digits, "kmgt"); i >= 0 && i == len(digits)-1 {
-		shift = 10 * (strings.IndexByte("kmgt", digits[i]) + 1)
-		digits = digits[:i]
-	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || n < -1 || n == 0 || n == -1 && shift > 0 || n > 1<<62>>shift {
-		return 0, fmt.Errorf("%q is no number of bytes", s)
-	}
-	return n << shift, nil
 }
 
 func parseUserNS(s string) (*specs.LinuxIDMapping, error) {

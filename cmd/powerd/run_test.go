@@ -122,6 +122,44 @@ nproc; cat /sys/fs/cgroup/pids.max; echo done`)
 		left(t)
 	})
 
+	t.Run("detached with a terminal", func(t *testing.T) {
+		g.t = t
+		// From a terminal of 30 rows; the shell goes on, for nobody has closed its input.
+		g.run("script", "-qec", "stty rows 30 cols 90; powerd run -dt --name shell /deb bash", "/dev/null")
+		// It closes its terminal for a while, as an init does, and has last words.
+		g.run("powerd", "run", "-dt", "--name", "t", "/deb", "bash", "-c",
+			`tty; until [ -e /go ]; do sleep 0.1; done; exec >/dev/null 2>&1 </dev/null; sleep 0.5; echo again >/dev/console; sleep 0.5; seq 3000 >/dev/console; exit 7`)
+		if out := g.run("sh", "-c", `for i in $(seq 100); do [ -n "$(powerd logs t)" ] && break; sleep 0.1; done; powerd logs t`); out != "/dev/pts/0\r\n" {
+			t.Errorf("its log: %q", out)
+		}
+		if out := g.run("script", "-qec", "powerd exec -it t tty", "/dev/null"); out != "/dev/pts/1\r\n" {
+			t.Errorf("exec's terminal: %q", out)
+		}
+		g.run("powerd", "exec", "t", "touch", "/go")
+		want := "/dev/pts/0\r\nagain\r\n"
+		for i := range 3000 {
+			want += fmt.Sprintf("%d\r\n", i+1)
+		}
+		if out := g.run("powerd", "logs", "--follow", "t"); out != want {
+			t.Errorf("its whole log has %d bytes, want %d, and begins %.100q", len(out), len(want), out)
+		}
+		g.run("sh", "-c", `for i in $(seq 100); do [ -z "$(powerd ps | grep ' t ')" ] && break; sleep 0.1; done`)
+		for _, c := range ps() {
+			switch {
+			case c.Name == "t" && (c.ExitCode == nil || *c.ExitCode != 7):
+				t.Errorf("%+v", c)
+			case c.Name == "shell" && c.Status != "running":
+				t.Errorf("%+v", c)
+			case c.Name == "shell":
+				if out := g.run("sh", "-c", fmt.Sprintf("stty size < /proc/%d/root/dev/pts/0", c.Pid)); out != "30 90\n" {
+					t.Errorf("its terminal's size: %q", out)
+				}
+			}
+		}
+		g.run("powerd", "rm", "--force", "shell", "t")
+		left(t)
+	})
+
 	t.Run("network", func(t *testing.T) {
 		g.t = t
 		g.run("sh", "-ec", "cp /usr/bin/perl /small/bin/; cp -r /usr/lib/x86_64-linux-gnu/perl-base /small/usr/lib/x86_64-linux-gnu/ 2>/dev/null || { mkdir -p /small/usr/lib/x86_64-linux-gnu; cp -r /usr/lib/x86_64-linux-gnu/perl-base /small/usr/lib/x86_64-linux-gnu/; }; for l in $(ldd /usr/bin/perl | grep -o '/[^ ]*lib[^ ]*'); do mkdir -p /small$(dirname $l); cp $l /small$l; done")

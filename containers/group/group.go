@@ -255,6 +255,27 @@ func (r Ref) Exists() bool {
 	return unix.Stat(r.Folder(), &st) == nil && (r.Inode == 0 || st.Ino == r.Inode)
 }
 
+// Open opens the folder of the cgroup, or of one below it such as /sub, for a process to
+// start in.
+func (r Ref) Open(below string) (*os.File, error) {
+	return os.OpenFile(filepath.Join(r.Folder(), path.Clean("/"+below)), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+}
+
+// OpenOf opens the folder of that cgroup, this or one below, in which a process is.
+func (r Ref) OpenOf(pid int) (*os.File, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(data)) {
+		at, unified := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::")
+		if below, inside := strings.CutPrefix(at, r.Path+"/"); unified && inside {
+			return r.Open(below)
+		}
+	}
+	return nil, fmt.Errorf("process %d is not below cgroup %s", pid, r.Path)
+}
+
 // Pids returns the processes in the cgroup; with all, those in cgroups below too.
 func (r Ref) Pids(all bool) ([]int, error) {
 	var out []int

@@ -13,5 +13,6 @@
 //
 // Who waits for a detached container is not powerd but a monitor: a script of system
 // calls of a few kilobytes (containers/spawn) that writes the exit status down and then
-// becomes `powerd`, to take the network back and to remove what --rm asks to.
+// becomes `powerd`, to take the network back and to remove what --rm asks to. If the
+// container has a terminal, the monitor holds its master and writes the log.
 package launch

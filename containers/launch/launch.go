@@ -49,6 +49,7 @@ type Container struct {
 	Detach   bool      `json:"detach,omitempty"`
 	Remove   bool      `json:"remove,omitempty"` // when it has ended
 	Init     bool      `json:"init,omitempty"`
+	Terminal bool      `json:"terminal,omitempty"`
 	// StopSignal asks it to end.
 	StopSignal string       `json:"stop_signal,omitempty"`
 	Overlay    *oci.Overlay `json:"overlay,omitempty"`
@@ -124,7 +125,7 @@ func (l *Launcher) Prepare(ctx context.Context, r Request) (c *Container, err er
 		}
 		return nil, fmt.Errorf("cannot make container %s: %v", r.Name, err)
 	}
-	c = &Container{Name: r.Name, Image: img.Ref, Digest: img.Digest, Created: time.Now().UTC(), Network: r.Network, Ports: r.Publish, Detach: r.Detach, Remove: r.Remove, Init: r.Init,
+	c = &Container{Name: r.Name, Image: img.Ref, Digest: img.Digest, Created: time.Now().UTC(), Network: r.Network, Ports: r.Publish, Detach: r.Detach, Remove: r.Remove, Init: r.Init, Terminal: r.Terminal,
 		StopSignal: cmp.Or(img.Config.StopSignal, "TERM"), Status: specs.StateCreating}
 	defer func() {
 		if err != nil {

@@ -172,7 +172,6 @@ func TestRefused(t *testing.T) {
 		"no image is given":             {},
 		`network "vpn"`:                 {Network: "vpn"},
 		"cannot publish port":           {Network: None, Publish: port},
-		"a terminal to a detached":      {Detach: true, Terminal: true},
 		"limit to -1 cpus":              {CPUs: -1},
 		"takes 0.01 at least":           {CPUs: 0.001},
 		"cpu weight 20000":              {CPUWeight: 20000},

@@ -37,6 +37,8 @@ type Request struct {
 	Hostname   string
 
 	Terminal, Detach, Remove, Init bool
+	// Size, if not nil, is the terminal's to begin with.
+	Size *specs.Box
 
 	ReadOnly bool
 	Volumes  []string // SOURCE:DESTINATION[:OPTIONS]
@@ -85,8 +87,6 @@ func (r *Request) check() error {
 		return fmt.Errorf("cannot use network %q: want none, host or bridge", r.Network)
 	case len(r.Publish) > 0 && r.Network != Bridge:
 		return fmt.Errorf("cannot publish port %s: the network is %s, not bridge", r.Publish[0], r.Network)
-	case r.Detach && r.Terminal:
-		return errors.New("cannot give a terminal to a detached container: nobody holds it; leave --tty out, or run it in a terminal multiplexer")
 	case r.CPUs < 0:
 		return fmt.Errorf("cannot limit to %v cpus: want a number above 0", r.CPUs)
 	case r.CPUWeight > 10000:
@@ -149,6 +149,9 @@ func (r *Request) spec(store *images.Store, img *images.Image, root *images.Root
 	}
 	p := s.Process
 	p.Terminal, p.NoNewPrivileges, p.ApparmorProfile = r.Terminal, !r.NewPrivileges, r.ApparmorProfile
+	if r.Terminal {
+		p.ConsoleSize = r.Size
+	}
 	p.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
 	user, home, err := store.User(root, cmp.Or(r.User, img.Config.User))
 	if err != nil {

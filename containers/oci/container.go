@@ -2,6 +2,7 @@ package oci
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -73,11 +74,22 @@ type record struct {
 	Rdt     []string  `json:"powerd_rdt,omitempty"`
 	RdtMade []string  `json:"powerd_rdt_made,omitempty"`
 	Created time.Time `json:"created"`
+	Rootfs  string    `json:"rootfs"`
+}
+
+// A State is what a container is doing, with what runc tells beside what the
+// specification asks for.
+type State struct {
+	specs.State
+	Rootfs  string    `json:"rootfs"`
+	Created time.Time `json:"created"`
+	// Owner is the user who made it.
+	Owner string `json:"owner"`
 }
 
 // Errors that callers tell apart.
 var (
-	ErrNotFound = errors.New("there is no such container")
+	ErrNotFound = errors.New("container does not exist") // engines look for these words
 	ErrExists   = errors.New("there is one already")
 )
 
@@ -98,14 +110,18 @@ func (e *Engine) dir(id string) (string, error) {
 
 // CreateOptions say how a container is made.
 type CreateOptions struct {
-	// ConsoleSocket gets the terminal's master.
+	// ConsoleSocket gets the terminal's master; so does Console, a connected socket.
 	ConsoleSocket string
+	Console       *os.File
 	// Preserve is how many descriptors above 2 the program gets.
 	Preserve int
+	// Env is added to the program's environment.
+	Env []string
 	// KeepKeyring leaves the process the caller's session keyring.
 	KeepKeyring bool
-	// Detach lets Run return once the program runs.
-	Detach bool
+	// Detach lets Run return once the program runs, Keep lets it leave the container
+	// stopped, for Delete.
+	Detach, Keep bool
 	// Overlay, if not nil, is what the root is made of.
 	Overlay *Overlay
 	// Init leaves an init of a few kilobytes as process 1, which passes signals on and
@@ -172,7 +188,7 @@ func (e *Engine) begin(ctx context.Context, id, bundle string, o CreateOptions) 
 		}
 		return nil, fmt.Errorf("cannot create container %s: %v", id, err)
 	}
-	r := &record{State: specs.State{Version: specs.Version, ID: id, Status: specs.StateCreating, Bundle: bundle, Annotations: spec.Annotations}, Created: time.Now().UTC()}
+	r := &record{State: specs.State{Version: specs.Version, ID: id, Status: specs.StateCreating, Bundle: bundle, Annotations: spec.Annotations}, Created: time.Now().UTC(), Rootfs: rootfs}
 	c := &created{dir: dir, spec: spec, record: r}
 	err = e.create(ctx, c, config, rootfs, o)
 	if err == nil && o.Started != nil {
@@ -254,7 +270,7 @@ func (e *Engine) create(ctx context.Context, c *created, config []byte, rootfs s
 		return err
 	}
 	defer t.Close()
-	con, receive, err := openConsole(spec.Process.Terminal, o.ConsoleSocket, o.Detach)
+	con, receive, err := openConsole(spec.Process.Terminal, o.ConsoleSocket, o.Console, o.Detach)
 	if err != nil {
 		return err
 	}
@@ -284,6 +300,11 @@ func (e *Engine) create(ctx context.Context, c *created, config []byte, rootfs s
 	if err != nil {
 		return err
 	}
+	roots := []string{rootfs}
+	if o.Overlay != nil {
+		roots = append([]string{o.Overlay.Upper}, o.Overlay.Lower...)
+	}
+	spec.Process.Env = withHome(append(spec.Process.Env, o.Env...), spec.Process.User.UID, passwdOf(spec, roots))
 	hooks := hookLists(spec.Hooks)
 	before := o.Visit != nil || inheritsMounts(spec) || len(spec.Linux.NetDevices) > 0 || len(hooks["prestart"])+len(hooks["createRuntime"])+len(hooks["createContainer"]) > 0
 	s, err := script(spec, rootfs, namespaces, parts{talk: t, start: start, console: con, made: made, overlay: o.Overlay, init: o.Init, visit: before, rdt: r.Rdt,
@@ -536,12 +557,21 @@ func startTime(pid int) (uint64, bool) {
 }
 
 // State returns what a container is doing.
-func (e *Engine) State(id string) (*specs.State, error) {
-	_, r, err := e.load(id)
+func (e *Engine) State(id string) (*State, error) {
+	dir, r, err := e.load(id)
 	if err != nil {
 		return nil, err
 	}
-	return &r.State, nil
+	s := &State{State: r.State, Rootfs: r.Rootfs, Created: r.Created}
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) == nil {
+		s.Owner = strconv.FormatUint(uint64(st.Uid), 10)
+		if f, err := os.Open("/etc/passwd"); err == nil {
+			s.Owner = cmp.Or(findUser(f, st.Uid)[0], s.Owner)
+			f.Close()
+		}
+	}
+	return s, nil
 }
 
 // Start lets a created container's program run.
@@ -620,10 +650,13 @@ func (r *record) signal(sig unix.Signal) error {
 }
 
 // Delete removes a stopped container and all that is its; with force a running
-// one too, and what a crash has left of one.
+// one too, and what a crash has left of one, be it nothing.
 func (e *Engine) Delete(ctx context.Context, id string, force bool) error {
 	dir, r, err := e.load(id)
 	if errors.Is(err, ErrNotFound) {
+		if force {
+			err = nil
+		}
 		return errors.Join(err, os.RemoveAll(filepath.Join(e.Root, id+gone))) // if a crash left it
 	}
 	if err != nil {
@@ -692,15 +725,15 @@ func (e *Engine) destroy(ctx context.Context, dir string, r *record) error {
 }
 
 // List returns the states of all containers, by id.
-func (e *Engine) List() ([]specs.State, error) {
+func (e *Engine) List() ([]State, error) {
 	entries, err := os.ReadDir(e.Root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("cannot list containers: %v", err)
 	}
-	var out []specs.State
+	var out []State
 	for _, entry := range entries {
-		if _, r, err := e.load(entry.Name()); err == nil {
-			out = append(out, r.State)
+		if s, err := e.State(entry.Name()); err == nil {
+			out = append(out, *s)
 		}
 	}
 	return out, nil
@@ -727,6 +760,9 @@ func (e *Engine) Run(ctx context.Context, id, bundle string, o CreateOptions, si
 	}
 	defer func() {
 		e.step("run the program to its end")
+		if o.Keep && err == nil {
+			return
+		}
 		defer e.step("remove cgroup and state")
 		if _, serr := os.Lstat(c.dir); !errors.Is(serr, fs.ErrNotExist) { // else somebody has deleted it
 			err = errors.Join(err, e.remove(ctx, c.dir, c.record, c.spec))

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -112,6 +113,15 @@ func ParseSignal(s string) (unix.Signal, error) {
 			return 0, fmt.Errorf("cannot send signal %d: there is none", n)
 		}
 		return unix.Signal(n), nil
+	}
+	// The real-time signals, as libc numbers them.
+	for name, of := range map[string]int{"RTMIN": 34, "RTMAX": 64} {
+		if plus, ok := strings.CutPrefix(strings.TrimPrefix(strings.ToUpper(s), "SIG"), name); ok {
+			n, err := strconv.Atoi(cmp.Or(plus, "0"))
+			if err == nil && (plus == "" || plus[0] == '+' || plus[0] == '-') && of+n >= 34 && of+n <= 64 {
+				return unix.Signal(of + n), nil
+			}
+		}
 	}
 	if sig := unix.SignalNum("SIG" + strings.TrimPrefix(strings.ToUpper(s), "SIG")); sig != 0 {
 		return sig, nil

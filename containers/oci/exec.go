@@ -105,7 +105,9 @@ type ExecOptions struct {
 	ConsoleSocket string
 	// Preserve is how many descriptors above 2 the program gets.
 	Preserve int
-	Detach   bool
+	// Cgroup is one below the container's that it runs in, such as /sub.
+	Cgroup string
+	Detach bool
 	// Started is called with the pid, if not nil, before Exec waits.
 	Started func(pid int) error
 	Signals <-chan os.Signal
@@ -139,11 +141,14 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 	}
 	var home *os.File
 	if r.Cgroup.Path != "" {
-		if home, err = os.OpenFile(r.Cgroup.Folder(), unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
-			return 0, fmt.Errorf("cannot exec in container %s: %v", id, err)
+		if home, err = r.Cgroup.Open(o.Cgroup); err != nil {
+			return 0, fmt.Errorf("cannot exec in container %s: %w", id, err)
 		}
 		defer home.Close()
 	}
+	o.Process.Env = withHome(o.Process.Env, o.Process.User.UID, func() (*os.File, error) {
+		return openInside(fmt.Sprintf("/proc/%d/root", r.Pid), "etc/passwd")
+	})
 	b := &builder{spec: spec}
 	// What the container's own process says counts for those that follow it.
 	in := identity{preserve: o.Preserve, affinity: cmp.Or(o.Process.ExecCPUAffinity, spec.Process.ExecCPUAffinity)}
@@ -167,7 +172,7 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 	}
 	defer enter.Close()
 	b.Do("start a session", unix.SYS_SETSID).Ignore(unix.EPERM)
-	con, receive, err := openConsole(o.Process.Terminal, o.ConsoleSocket, o.Detach)
+	con, receive, err := openConsole(o.Process.Terminal, o.ConsoleSocket, nil, o.Detach)
 	if err != nil {
 		return 0, err
 	}
@@ -184,6 +189,15 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 		return 0, err
 	}
 	p, err := startOn(in.affinity, &b.Script, spawn.Options{Cgroup: home})
+	if errors.Is(err, unix.EBUSY) && home != nil && o.Cgroup == "" {
+		// Its init has gone to a cgroup below, so that the container's own, which enables
+		// controllers now, may have no processes.
+		var below *os.File
+		if below, err = r.Cgroup.OpenOf(r.Pid); err == nil {
+			defer below.Close()
+			p, err = startOn(in.affinity, &b.Script, spawn.Options{Cgroup: below})
+		}
+	}
 	if err != nil {
 		return 0, fmt.Errorf("cannot exec in container %s: %w", id, err)
 	}
@@ -236,7 +250,7 @@ func (in identity) announce(pid int, state specs.State) error {
 }
 
 // openConsole is where a process' terminal goes: to an engine's socket, or to us.
-func openConsole(terminal bool, socket string, detach bool) (*console, func() (*Terminal, error), error) {
+func openConsole(terminal bool, socket string, connected *os.File, detach bool) (*console, func() (*Terminal, error), error) {
 	switch {
 	case !terminal && socket != "":
 		return nil, nil, errors.New("cannot use a console socket: process.terminal is false")
@@ -244,6 +258,9 @@ func openConsole(terminal bool, socket string, detach bool) (*console, func() (*
 		return nil, nil, nil
 	case socket != "":
 		c, err := dialConsole(socket)
+		return c, nil, err
+	case connected != nil:
+		c, err := newConsole(connected)
 		return c, nil, err
 	case detach:
 		return nil, nil, errors.New("cannot open a terminal for a detached process: give --console-socket")

@@ -1,31 +1,29 @@
 package placement
 
-import (
-	"math"
-
-	"github.com/powerd/powerd/internal/units"
-)
+import "github.com/powerd/powerd/internal/units"
 
 // prices are a machine's, by operating point, for the work that it does now.
 type prices struct {
 	mach Machine
-	// speed and busy are a core's, by domain and OPP: work per second of the kind's
-	// fastest, and its power while it works.
-	speed [][]float64
-	busy  [][]units.Power
+	// speed and slow are a core's, by domain and OPP, for work that is bound by the clock:
+	// what it does in the time, and the time that it takes, of its kind's fastest. Busy is
+	// its power while it works; a stall costs what work does.
+	speed, slow [][]float64
+	busy        [][]units.Power
 	// islands are those of each core, by index.
 	islands [][]int
 	cores   [][]int // of each domain
-	crit    []int   // of each domain, see critical
+	crit    []int   // of each domain, for work bound by the clock
 }
 
 func newPrices(m Machine) prices {
-	p := prices{mach: m, speed: make([][]float64, len(m.Domains)), busy: make([][]units.Power, len(m.Domains)),
+	p := prices{mach: m, speed: make([][]float64, len(m.Domains)), slow: make([][]float64, len(m.Domains)), busy: make([][]units.Power, len(m.Domains)),
 		islands: make([][]int, len(m.Cores)), cores: make([][]int, len(m.Domains))}
 	for i, d := range m.Domains {
 		for k := range d.Curve.OPPs {
-			p.speed[i] = append(p.speed[i], 1/d.Curve.Tau(k, d.CPUBound))
-			p.busy[i] = append(p.busy[i], d.Curve.Power(k, d.CPUBound, 1))
+			p.speed[i] = append(p.speed[i], 1/d.Curve.Tau(k, 1))
+			p.slow[i] = append(p.slow[i], d.Curve.Tau(k, 1))
+			p.busy[i] = append(p.busy[i], d.Curve.Power(k, 1, 1))
 		}
 	}
 	for i, c := range m.Cores {
@@ -36,20 +34,49 @@ func newPrices(m Machine) prices {
 			}
 		}
 	}
-	for i, d := range m.Domains {
-		p.crit = append(p.crit, d.Curve.Critical(d.Sleep-p.alone(i), d.CPUBound, 1))
-	}
+	p.crit = p.criticals(work{clocked: 1})
 	return p
 }
 
-// capacity is how much a core does at its domain's OPP, in cores of the fastest kind at
-// their fastest.
-func (p prices) capacity(core int, opp []int) float64 {
-	c := p.mach.Cores[core]
-	if i := opp[c.Domain]; i >= 0 {
+// A work is what cores are asked for, in cores of the fastest kind at their fastest, by what
+// its time depends on: the clock, or how long memory takes, which is as long at any clock.
+type work struct{ clocked, waiting float64 }
+
+func (w work) all() float64 { return w.clocked + w.waiting }
+
+// times is so much of the same work.
+func (w work) times(n float64) work { return work{n * w.clocked, n * w.waiting} }
+
+func (w work) plus(o work) work { return work{w.clocked + o.clocked, w.waiting + o.waiting} }
+
+// bound is the share of the work that scales with the clock.
+func (w work) bound() float64 {
+	if w.waiting == 0 {
+		return 1
+	}
+	return w.clocked / w.all()
+}
+
+// tau is the time that work takes at a domain's OPP, in that at its fastest.
+func (p prices) tau(w work, domain, opp int) float64 {
+	if opp < 0 {
+		return w.all()
+	}
+	return w.clocked*p.slow[domain][opp] + w.waiting
+}
+
+// capacity is how much of some work a core does at its domain's OPP, in cores of the fastest
+// kind at their fastest.
+func (p prices) capacity(core int, w work, opp []int) float64 {
+	c := &p.mach.Cores[core]
+	i := opp[c.Domain]
+	switch {
+	case i < 0:
+		return c.Capacity
+	case w.waiting == 0:
 		return c.Capacity * p.speed[c.Domain][i]
 	}
-	return c.Capacity
+	return c.Capacity * w.all() / p.tau(w, c.Domain, i)
 }
 
 // A use is what cores are asked to do.
@@ -60,7 +87,7 @@ type use struct {
 	// Work that comes in bursts ends the sooner the faster it is done, and all sleeps until
 	// the next: were its cost that of its busy time, a cluster that is awake for it would
 	// seem to be awake at any speed.
-	work, load []float64
+	work, load []work
 	nap        []units.Power
 	// opp is each domain's operating point, -1 where nothing runs or none is known.
 	opp []int
@@ -89,10 +116,10 @@ func (p prices) cost(u use) units.Power {
 		asleep = append(asleep, 1)
 	}
 	for i, c := range p.mach.Cores {
-		if u.work[i] == 0 && u.nap[i] == 0 {
+		if u.work[i] == (work{}) && u.nap[i] == 0 {
 			continue
 		}
-		share := u.load[i] / p.capacity(i, u.opp)
+		share := p.tau(u.load[i], c.Domain, u.opp[c.Domain]) / c.Capacity
 		if opp := u.opp[c.Domain]; opp >= 0 {
 			sum += p.above(i, share, u.nap[i], opp)
 		}
@@ -117,9 +144,27 @@ func (p prices) alone(domain int) units.Power {
 	return sum
 }
 
-// critical returns the index of a domain's critical OPP when one of its cores works alone:
-// the power of the islands it keeps awake is then its to carry.
-func (p prices) critical(domain int) int { return p.crit[domain] }
+// critical is the index of a domain's critical OPP for some work, when one of its cores works
+// alone: the power of the islands that it keeps awake is then its to carry.
+func (p prices) critical(w work, domain int) int {
+	if w.waiting == 0 && p.crit != nil {
+		return p.crit[domain]
+	}
+	d := p.mach.Domains[domain]
+	return d.Curve.Critical(d.Sleep-p.alone(domain), w.bound(), 1)
+}
+
+// criticals are those of all domains.
+func (p prices) criticals(w work) []int {
+	if w.waiting == 0 && p.crit != nil {
+		return p.crit
+	}
+	out := make([]int, len(p.mach.Domains))
+	for i := range out {
+		out[i] = p.critical(w, i)
+	}
+	return out
+}
 
 // nap is a core's power in the deepest state that a class bears to leave. With none it
 // stays awake, its clock gated.
@@ -150,8 +195,13 @@ func (dom Domain) at(speed float64) int {
 // looks back 32 ms only.
 const burst = 1.5
 
-// governed is the OPP to which schedutil, with its quarter of headroom, drives a domain
-// whose busiest core is asked, on average, for a share of its time at its fastest.
-func (dom Domain) governed(share float64) int {
-	return dom.at(math.Min(1, 1.25*burst*share))
+// governed is the speed to which schedutil, with its quarter of headroom, drives a core that
+// is asked, on average, for some work, in shares of its time at its fastest. It goes by the
+// time that the core is busy, times the clock: at speed s that is clocked + waiting s.
+func governed(w work) float64 {
+	const more = 1.25 * burst
+	if more*w.all() >= 1 {
+		return 1
+	}
+	return more * w.clocked / (1 - more*w.waiting)
 }

@@ -172,7 +172,6 @@ func (h *Hardware) domains(firmware []map[units.Frequency]units.Power, platform 
 	}
 	for i := range h.Machine.Domains {
 		d := &h.Machine.Domains[i]
-		d.CPUBound = 1
 		d.CanSleep = h.canSleep(d.CPUs.Min())
 		if len(d.Policies) == 0 {
 			continue

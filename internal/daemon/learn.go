@@ -103,8 +103,8 @@ func between(last, seen *Seen) (iv interval, ok bool) {
 		iv.speed[d] = 0
 		for i, s := range share[d] {
 			iv.busy[d][i] = busy * s
-			iv.cost[d] += dom.Curve.Power(i, dom.CPUBound, 1).Over(units.Seconds(busy * s))
-			iv.speed[d] += s / dom.Curve.Tau(i, dom.CPUBound)
+			iv.cost[d] += dom.Curve.Power(i, 1, 1).Over(units.Seconds(busy * s))
+			iv.speed[d] += s / dom.Curve.Tau(i, 1)
 		}
 	}
 	for _, is := range h.Machine.Islands {

@@ -212,6 +212,9 @@ func (p *Plan) assign(s *search, a arrangement, class int, m member) {
 			to.CPUs = &set
 			to.Reason = fmt.Sprintf("class %s shares %d cores", m.Name, len(cores))
 		}
+		if ct.MemoryBound >= 0.005 {
+			to.Reason += fmt.Sprintf("; %.0f %% of its work waits for memory", 100*ct.MemoryBound)
+		}
 		if m.CPULimit != nil && ct.CanLimit && len(cores) > 0 {
 			capacity := 0.0
 			for _, i := range cores {

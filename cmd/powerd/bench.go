@@ -51,8 +51,9 @@ A machine is two clusters of a platform's cores (a file of configs/platforms/ by
 any such file), or one of those composed of more: epyc-32-cores, hi3660, rk3399,
 xeon-2-sockets. A load is one by name, or a file: jobs (CSV: release,deadline,work), a
 utilisation trace (CSV: time_s,container,utilisation in percent), percentages one a line
-for 300 s each, or rt-app's JSON. Policies are governors, powerd, oracle-static (the best
-single operating point, known afterwards) and opp0, opp1, ...
+for 300 s each, or rt-app's JSON. Policies are governors, powerd, powerd-uncounted (without
+counters of cycles and instructions), oracle-static (the best single operating point,
+known afterwards) and opp0, opp1, ...
 
 --html writes a page with plots as well, which needs nothing but a browser.
 

@@ -23,8 +23,8 @@ type Count struct {
 type Source interface {
 	// Open begins to count the work of a cgroup, a folder such as
 	// sys/fs/cgroup/powerd/batch, on some cpus; those that cannot count are left out. The
-	// error is, or wraps, fs.ErrNotExist where the cgroup has gone, ErrNone and ErrDenied
-	// where nothing can be counted, and ErrCrowded where no more can.
+	// error wraps fs.ErrNotExist where the cgroup has gone, ErrNone and ErrDenied where
+	// nothing can be counted, and ErrCrowded where no more can.
 	Open(cgroup string, cpus cpuset.Set) (Counter, error)
 }
 

@@ -45,7 +45,7 @@ func (p *Perf) Open(cgroup string, cpus cpuset.Set) (Counter, error) {
 	}
 	defer dir.Close() // an event holds on to the cgroup, not to this
 	c := &perfCounter{}
-	var missing error
+	var missing, offline error
 	for cpu := range cpus.All() {
 		leader := -1
 		for _, event := range p.events {
@@ -70,26 +70,32 @@ func (p *Perf) Open(cgroup string, cpus cpuset.Set) (Counter, error) {
 		}
 		// A cpu that is offline, or of a kind without generic events (of a hybrid), does
 		// not keep the others from counting.
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP) {
-			missing = err
+		switch {
+		case errors.Is(err, unix.ENODEV):
+			offline = err
+			continue
+		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP):
+			missing = refused(cgroup, cpu, err)
 			continue
 		}
-		c.Close()
+		c.Close() //nolint:errcheck // they were only opened
 		return nil, refused(cgroup, cpu, err)
 	}
-	if len(c.cpus) == 0 {
-		if missing == nil {
-			return nil, fmt.Errorf("cannot count the work of %s: it has no cpus", cgroup)
-		}
-		return nil, refused(cgroup, cpus.Min(), missing)
+	switch {
+	case len(c.cpus) > 0:
+		return c, nil
+	case missing != nil:
+		return nil, missing
+	case offline != nil:
+		return nil, fmt.Errorf("cannot count the work of %s on cpus %s: %w", cgroup, cpus, offline)
 	}
-	return c, nil
+	return nil, fmt.Errorf("cannot count the work of %s: it has no cpus", cgroup)
 }
 
 // refused says what an error of perf_event_open means.
 func refused(cgroup string, cpu cpuset.CPU, err error) error {
 	switch {
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENODEV):
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP):
 		return fmt.Errorf("%w: the kernel has no such events for cpu %d (%v), as in most virtual machines", ErrNone, cpu, err)
 	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL):
 		return fmt.Errorf("%w: the kernel counts none for cgroups (%v), which needs CONFIG_CGROUP_PERF", ErrNone, err)

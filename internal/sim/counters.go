@@ -59,7 +59,7 @@ func (m *Machine) Open(dir string, cpus cpuset.Set) (counters.Counter, error) {
 		}
 	}
 	if !some {
-		return nil, fmt.Errorf("%w: none of cpus %q is online", counters.ErrNone, cpus)
+		return nil, fmt.Errorf("cannot count the work of %s on cpus %s: %w", dir, cpus, syscall.ENODEV)
 	}
 	if len(m.counters) == 0 { // nobody has looked since
 		for _, t := range m.tasks {

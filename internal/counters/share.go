@@ -75,6 +75,14 @@ func (s Share) Learn(clock units.Frequency, cycles, weight float64) Share {
 	return next
 }
 
+// Weight is how much was learned from, in seconds of samples.
+func (s Share) Weight() (weight float64) {
+	for _, m := range s.clocks {
+		weight += m.weight
+	}
+	return weight
+}
+
 func total(list []sample) (weight float64) {
 	for _, p := range list {
 		weight += p.weight

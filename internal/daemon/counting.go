@@ -242,6 +242,20 @@ type bound struct {
 	share float64
 	known bool
 	usage time.Duration
+	// busy is the cpu time in cores of the last interval in which it was counted.
+	busy float64
+}
+
+// worthLook reports whether it is worth a look at another clock what the work is bound by.
+func (b bound) worthLook() bool {
+	if b.known || b.busy < probeBusy {
+		return false
+	}
+	weight := 0.0
+	for _, s := range b.kinds {
+		weight += s.Weight()
+	}
+	return weight >= probeAfter
 }
 
 // of is the share of the work's time at the fastest clock that is taken to scale with it.
@@ -283,6 +297,7 @@ func (m model) count(seen *Seen) map[containers.ID]bound {
 			continue
 		}
 		next := was.with(h, list)
+		next.busy = m.last.used[c.ID].Seconds() / float64(max(m.last.seconds, 1e-9))
 		next.usage = c.Stat.Usage
 		out[c.ID] = next
 	}

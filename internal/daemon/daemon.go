@@ -50,6 +50,7 @@ type Daemon struct {
 	measured []energy.Platform
 	observer *observer
 	counting *counting
+	probing  *probing
 
 	ticks        int
 	rediscovered bool
@@ -88,7 +89,7 @@ func New(o Options) *Daemon {
 		teach(d.journal)
 	}
 	d.observer = newObserver(d.fs)
-	d.counting = newCounting(o.Counters)
+	d.counting, d.probing = newCounting(o.Counters), newProbing()
 	return d
 }
 

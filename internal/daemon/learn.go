@@ -185,7 +185,7 @@ func (m model) learn(last, seen *Seen) (next model) {
 	}
 	next.last = iv
 	h := seen.Hardware
-	next.bounds = m.count(seen)
+	next.bounds = next.count(seen)
 	for _, c := range seen.Containers {
 		used, known := iv.used[c.ID]
 		if !known {

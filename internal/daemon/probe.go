@@ -1,0 +1,156 @@
+package daemon
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/powerd/powerd/containers"
+	"github.com/powerd/powerd/internal/units"
+	"github.com/powerd/powerd/placement"
+)
+
+// What work is bound by shows at two clocks only, and a plan that stands keeps one. So work
+// that has been there for a while, and is seen at work, gets a look at another clock: a
+// faster one where there is, for nobody waits longer for that.
+const (
+	// probeAfter is the weight of what must have been counted, in seconds: who has stayed
+	// for so long is likely to stay for as long again.
+	probeAfter = 8
+	// probeTicks is how long a look is at most, and probeRest how long its clock is left
+	// alone then.
+	probeTicks, probeRest = 3, 16
+	// probeBusy is the demand, in cores, from which on a look pays.
+	probeBusy = 0.1
+	// probeStep is how far the other clock should be, probeLeast how far it must.
+	probeStep, probeLeast = 1.2, 1.08
+	// probeTries bounds the doubling of the time between looks that told nothing.
+	probeTries = 6
+)
+
+// probing is who is looked at, and when it was.
+type probing struct {
+	looks map[int]look // by domain; those that are over as well
+	asked map[containers.ID]asked
+}
+
+// A look is at a domain's work at another clock than the plan's.
+type look struct {
+	until int // tick, exclusive
+	clock units.Frequency
+	who   []containers.ID
+}
+
+// asked is how often work was looked at in vain, and from which tick on it may be again.
+type asked struct{ tries, next int }
+
+func newProbing() *probing {
+	return &probing{looks: map[int]look{}, asked: map[containers.ID]asked{}}
+}
+
+// hide has a plan stay that is in force but for a look: decisions are not to take a look's
+// clock for the plan's.
+func (p *probing) hide(in placement.Input, last *placement.Plan, tick int) placement.Input {
+	for domain, l := range p.looks {
+		if l.until < tick || last == nil {
+			continue
+		}
+		for _, b := range last.Bands {
+			if b.Domain == domain && domain < len(in.Machine.Domains) {
+				d := &in.Machine.Domains[domain]
+				d.Floor, d.Ceiling = b.Floor, b.Ceiling
+			}
+		}
+	}
+	return in
+}
+
+// look returns a plan with the clocks of the looks that are under way; it ends those that
+// have told what they could, and begins others.
+func (p *probing) look(plan *placement.Plan, in placement.Input, h *Hardware, bounds map[containers.ID]bound, tick int) *placement.Plan {
+	for id := range p.asked {
+		if _, here := bounds[id]; !here {
+			delete(p.asked, id)
+		}
+	}
+	for domain, l := range p.looks {
+		unknown := func(id containers.ID) bool { b, here := bounds[id]; return here && !b.known }
+		if tick < l.until && !slices.ContainsFunc(l.who, unknown) {
+			l.until = tick
+			p.looks[domain] = l
+		}
+	}
+	out := *plan
+	copied := false
+	for i, b := range plan.Bands {
+		l, ok := p.looks[b.Domain]
+		if !ok || l.until+probeRest <= tick {
+			l, ok = p.begin(b, plan, in, h, bounds, tick)
+		}
+		if !ok || tick >= l.until {
+			continue
+		}
+		if !copied {
+			out.Bands, copied = slices.Clone(plan.Bands), true
+		}
+		o := &out.Bands[i]
+		o.Floor, o.Ceiling, o.FloorKHz, o.CeilingKHz = l.clock, l.clock, uint64(l.clock), uint64(l.clock)
+		o.Reason = fmt.Sprintf("for a moment at %v, to see what the work of %d containers is bound by; then: %s", l.clock, len(l.who), b.Reason)
+	}
+	return &out
+}
+
+// begin begins a look at a domain, if there is whom to look at.
+func (p *probing) begin(b placement.Band, plan *placement.Plan, in placement.Input, h *Hardware, bounds map[containers.ID]bound, tick int) (look, bool) {
+	clock := otherClock(h.Machine.Domains[b.Domain], b)
+	if clock == 0 {
+		return look{}, false
+	}
+	l := look{until: tick + probeTicks, clock: clock}
+	for _, a := range plan.Assignments {
+		if a.CPUs == nil || !a.CPUs.Overlaps(b.CPUs) {
+			continue
+		}
+		if at := slices.IndexFunc(in.Policy.Classes, func(c placement.Class) bool { return c.Name == a.Class }); at < 0 || in.Policy.Classes[at].Objective == placement.Latency {
+			return look{}, false // there the governor goes from clock to clock
+		}
+		id := containers.ID(a.ID)
+		if was := bounds[id]; was.worthLook() && p.asked[id].next <= tick && !p.under(id, tick) {
+			l.who = append(l.who, id)
+		}
+	}
+	if len(l.who) == 0 {
+		return look{}, false
+	}
+	for _, id := range l.who {
+		was := p.asked[id]
+		p.asked[id] = asked{min(was.tries+1, probeTries), tick + probeRest<<min(was.tries, probeTries)}
+	}
+	p.looks[b.Domain] = l
+	return l, true
+}
+
+// under reports whether a container is looked at somewhere.
+func (p *probing) under(id containers.ID, tick int) bool {
+	for _, l := range p.looks {
+		if tick < l.until && slices.Contains(l.who, id) {
+			return true
+		}
+	}
+	return false
+}
+
+// otherClock is one that is far enough from a band's ceiling, or 0.
+func otherClock(dom placement.Domain, b placement.Band) units.Frequency {
+	for _, o := range dom.Curve.OPPs {
+		if float64(o.Frequency) >= probeStep*float64(b.Ceiling) {
+			return o.Frequency
+		}
+	}
+	if n := len(dom.Curve.OPPs); n > 0 && float64(dom.Curve.OPPs[n-1].Frequency) >= probeLeast*float64(b.Ceiling) {
+		return dom.Curve.OPPs[n-1].Frequency
+	}
+	if float64(b.Floor)*probeLeast <= float64(b.Ceiling) { // the plan bears it, too
+		return b.Floor
+	}
+	return 0
+}

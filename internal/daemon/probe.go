@@ -11,7 +11,8 @@ import (
 
 // What work is bound by shows at two clocks only, and a plan that stands keeps one. So work
 // that has been there for a while, and is seen at work, gets a look at another clock: a
-// faster one where there is, for nobody waits longer for that.
+// faster one where there is, for nobody waits longer for that; but only where another plan
+// would be made if half of the work's time turned out to be waiting.
 const (
 	// probeAfter is the weight of what must have been counted, in seconds: who has stayed
 	// for so long is likely to stay for as long again.
@@ -31,6 +32,8 @@ const (
 type probing struct {
 	looks map[int]look // by domain; those that are over as well
 	asked map[containers.ID]asked
+	// weighed is the last tick at which it was worked out whether a look matters.
+	weighed int
 }
 
 // A look is at a domain's work at another clock than the plan's.
@@ -99,34 +102,63 @@ func (p *probing) look(plan *placement.Plan, in placement.Input, h *Hardware, bo
 	return &out
 }
 
-// begin begins a look at a domain, if there is whom to look at.
+// begin begins a look at a domain, if there is whom to look at and what it tells may matter.
 func (p *probing) begin(b placement.Band, plan *placement.Plan, in placement.Input, h *Hardware, bounds map[containers.ID]bound, tick int) (look, bool) {
-	clock := otherClock(h.Machine.Domains[b.Domain], b)
-	if clock == 0 {
+	if p.weighed == tick {
 		return look{}, false
 	}
-	l := look{until: tick + probeTicks, clock: clock}
+	l := look{until: tick + probeTicks}
+	slowest := busiest(b, plan, in)
 	for _, a := range plan.Assignments {
 		if a.CPUs == nil || !a.CPUs.Overlaps(b.CPUs) {
 			continue
 		}
-		if at := slices.IndexFunc(in.Policy.Classes, func(c placement.Class) bool { return c.Name == a.Class }); at < 0 || in.Policy.Classes[at].Objective == placement.Latency {
+		at := slices.IndexFunc(in.Policy.Classes, func(c placement.Class) bool { return c.Name == a.Class })
+		if at < 0 || in.Policy.Classes[at].Objective == placement.Latency {
 			return look{}, false // there the governor goes from clock to clock
+		}
+		if m := in.Policy.Classes[at].MaxSlowdown; m != nil {
+			slowest = max(slowest, 1/(1+*m))
 		}
 		id := containers.ID(a.ID)
 		if was := bounds[id]; was.worthLook() && p.asked[id].next <= tick && !p.under(id, tick) {
 			l.who = append(l.who, id)
 		}
 	}
+	if l.clock = otherClock(in.Machine, b, slowest); l.clock == 0 {
+		return look{}, false
+	}
 	if len(l.who) == 0 {
 		return look{}, false
 	}
+	p.weighed = tick
+	matters := !placement.Decide(suppose(in, l.who, float64(b.Ceiling)/float64(h.fastest(b.Domain)))).Same(*plan)
 	for _, id := range l.who {
 		was := p.asked[id]
-		p.asked[id] = asked{min(was.tries+1, probeTries), tick + probeRest<<min(was.tries, probeTries)}
+		if matters {
+			was.tries = min(was.tries+1, probeTries)
+		}
+		was.next = tick + probeRest<<max(was.tries-1, 0)
+		p.asked[id] = was
+	}
+	if !matters {
+		return look{}, false
 	}
 	p.looks[b.Domain] = l
 	return l, true
+}
+
+// suppose is an input in which the work of some containers, seen at a speed, waits for
+// memory half of its time: in the same time it is more work.
+func suppose(in placement.Input, who []containers.ID, speed float64) placement.Input {
+	in.Containers = slices.Clone(in.Containers)
+	for i := range in.Containers {
+		if c := &in.Containers[i]; slices.Contains(who, containers.ID(c.ID)) {
+			c.MemoryBound = 0.5
+			c.Demand *= 2 / (1 + speed)
+		}
+	}
+	return in
 }
 
 // under reports whether a container is looked at somewhere.
@@ -139,18 +171,42 @@ func (p *probing) under(id containers.ID, tick int) bool {
 	return false
 }
 
-// otherClock is one that is far enough from a band's ceiling, or 0.
-func otherClock(dom placement.Domain, b placement.Band) units.Frequency {
-	for _, o := range dom.Curve.OPPs {
-		if float64(o.Frequency) >= probeStep*float64(b.Ceiling) {
-			return o.Frequency
+// busiest is the slowest speed, in that of the machine's fastest core, at which the cores of
+// a band still do what the classes there ask for, were all of it bound by the clock.
+func busiest(b placement.Band, plan *placement.Plan, in placement.Input) float64 {
+	demand, cores := 0.0, 0
+	for _, p := range plan.Pools {
+		if p.CPUs.Overlaps(b.CPUs) {
+			demand += p.Demand
+			cores = max(cores, p.Cores)
 		}
 	}
-	if n := len(dom.Curve.OPPs); n > 0 && float64(dom.Curve.OPPs[n-1].Frequency) >= probeLeast*float64(b.Ceiling) {
-		return dom.Curve.OPPs[n-1].Frequency
+	return demand / float64(max(cores, 1)) / in.Policy.Headroom
+}
+
+// otherClock is one that is far enough from a band's ceiling, 0 if there is none: a faster
+// one, or a slower one that is not slower than may be.
+func otherClock(m placement.Machine, b placement.Band, slowest float64) (clock units.Frequency) {
+	opps := m.Domains[b.Domain].Curve.OPPs
+	for _, step := range []float64{probeStep, probeLeast} {
+		for _, o := range opps {
+			if float64(o.Frequency) >= step*float64(b.Ceiling) {
+				return o.Frequency
+			}
+		}
 	}
-	if float64(b.Floor)*probeLeast <= float64(b.Ceiling) { // the plan bears it, too
-		return b.Floor
+	capacity := 0.0
+	for _, c := range m.Cores {
+		if c.Domain == b.Domain {
+			capacity = c.Capacity
+		}
+	}
+	for _, step := range []float64{probeStep, probeLeast} {
+		for _, o := range slices.Backward(opps) {
+			if float64(o.Frequency)*step <= float64(b.Ceiling) && o.Speed*capacity >= slowest {
+				return o.Frequency
+			}
+		}
 	}
 	return 0
 }

@@ -218,7 +218,7 @@ func (p *Plan) assign(s *search, a arrangement, class int, m member) {
 		if m.CPULimit != nil && ct.CanLimit && len(cores) > 0 {
 			capacity := 0.0
 			for _, i := range cores {
-				capacity += s.capacity(i, work{1 - ct.MemoryBound, ct.MemoryBound}, a.opp)
+				capacity += s.does(i, work{1 - ct.MemoryBound, ct.MemoryBound}, a.opp)
 			}
 			limit := Limit(*m.CPULimit / (capacity / float64(len(cores))))
 			to.Reason += fmt.Sprintf("; limit of %.3g cores is %.3g cpus at this speed", *m.CPULimit, float64(limit))
@@ -289,7 +289,7 @@ func (p *Plan) bands(s *search, a arrangement) {
 // mix is the work that a domain's cores are asked for.
 func (s *search) mix(a arrangement, domain int) (w work) {
 	for _, i := range s.prices.cores[domain] {
-		w = w.plus(a.work[i])
+		w = w.plus(a.of(i))
 	}
 	return w
 }

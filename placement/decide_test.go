@@ -337,13 +337,21 @@ func TestProperties(t *testing.T) {
 	}
 }
 
-func BenchmarkDecide(b *testing.B) {
+func BenchmarkDecide(b *testing.B) { benchmarkDecide(b, 0) }
+
+// A quarter of the containers wait for memory.
+func BenchmarkDecideWaiting(b *testing.B) { benchmarkDecide(b, 0.5) }
+
+func benchmarkDecide(b *testing.B, waits float64) {
 	m := clusters(16, 8, cubic(16, 4*units.Watt, 0.5*units.Watt), 5*units.Watt)
 	p := Policy{Headroom: 0.8, Classes: []Class{{Name: "batch", Objective: Energy}, {Name: "web", Objective: Latency}}}
 	in := Input{Policy: p, Machine: m}
 	for i := range 200 {
 		in.Containers = append(in.Containers, contain(m, []string{"batch", "web"}[i%2], 0.2)[0])
 		in.Containers[i].ID = fmt.Sprint(i)
+		if i%4 == 0 {
+			in.Containers[i].MemoryBound = waits
+		}
 	}
 	b.ReportAllocs()
 	for b.Loop() {

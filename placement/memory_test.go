@@ -100,7 +100,7 @@ func TestMemoryBoundLimits(t *testing.T) {
 // schedutil goes by busy time and clock: work at speed s is busy for clocked/s + waiting.
 func TestGovernedFixedPoint(t *testing.T) {
 	for _, w := range []work{{0.2, 0}, {0.1, 0.2}, {0.3, 0.1}, {0, 0.3}, {0.9, 0.3}} {
-		s := governed(w)
+		s := governed(w, 1)
 		if want := min(1, 1.25*burst*(w.clocked+w.waiting*s)); math.Abs(s-want) > 1e-9 {
 			t.Errorf("%+v: speed %g, but then it goes to %g", w, s, want)
 		}

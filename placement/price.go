@@ -21,8 +21,8 @@ func newPrices(m Machine) prices {
 		islands: make([][]int, len(m.Cores)), cores: make([][]int, len(m.Domains))}
 	for i, d := range m.Domains {
 		for k := range d.Curve.OPPs {
-			p.speed[i] = append(p.speed[i], 1/d.Curve.Tau(k, 1))
 			p.slow[i] = append(p.slow[i], d.Curve.Tau(k, 1))
+			p.speed[i] = append(p.speed[i], 1/p.slow[i][k])
 			p.busy[i] = append(p.busy[i], d.Curve.Power(k, 1, 1))
 		}
 	}
@@ -58,25 +58,30 @@ func (w work) bound() float64 {
 }
 
 // tau is the time that work takes at a domain's OPP, in that at its fastest.
-func (p prices) tau(w work, domain, opp int) float64 {
+func (p *prices) tau(w work, domain, opp int) float64 {
 	if opp < 0 {
 		return w.all()
 	}
 	return w.clocked*p.slow[domain][opp] + w.waiting
 }
 
-// capacity is how much of some work a core does at its domain's OPP, in cores of the fastest
-// kind at their fastest.
-func (p prices) capacity(core int, w work, opp []int) float64 {
-	c := &p.mach.Cores[core]
-	i := opp[c.Domain]
-	switch {
-	case i < 0:
-		return c.Capacity
-	case w.waiting == 0:
+// capacity is how much work that is bound by the clock a core does at its domain's OPP, in
+// cores of the fastest kind at their fastest.
+func (p *prices) capacity(core int, opp []int) float64 {
+	c := p.mach.Cores[core]
+	if i := opp[c.Domain]; i >= 0 {
 		return c.Capacity * p.speed[c.Domain][i]
 	}
-	return c.Capacity * w.all() / p.tau(w, c.Domain, i)
+	return c.Capacity
+}
+
+// does is how much of some work it does.
+func (p *prices) does(core int, w work, opp []int) float64 {
+	if w.waiting == 0 {
+		return p.capacity(core, opp)
+	}
+	c := p.mach.Cores[core]
+	return c.Capacity * w.all() / p.tau(w, c.Domain, opp[c.Domain])
 }
 
 // A use is what cores are asked to do.
@@ -87,17 +92,27 @@ type use struct {
 	// Work that comes in bursts ends the sooner the faster it is done, and all sleeps until
 	// the next: were its cost that of its busy time, a cluster that is awake for it would
 	// seem to be awake at any speed.
-	work, load []work
-	nap        []units.Power
+	work, load []float64
+	// waits are the parts of them that wait for memory; nil where none is known to.
+	waits, loadWaits []float64
+	nap              []units.Power
 	// opp is each domain's operating point, -1 where nothing runs or none is known.
 	opp []int
+}
+
+// of is what a core is asked for.
+func (u *use) of(core int) work {
+	if u.waits == nil {
+		return work{clocked: u.work[core]}
+	}
+	return work{u.work[core] - u.waits[core], u.waits[core]}
 }
 
 // above is the power of a core's domain above its deepest sleep when it is busy the share
 // u of the time. A core that cannot sleep spins through the rest. More than its whole time
 // (u > 1) is work left over: it still has its price, so that speeds compare by what the
 // work costs.
-func (p prices) above(core int, u float64, nap units.Power, opp int) units.Power {
+func (p *prices) above(core int, u float64, nap units.Power, opp int) units.Power {
 	d := p.mach.Cores[core].Domain
 	dom := p.mach.Domains[d]
 	if !dom.CanSleep {
@@ -108,7 +123,7 @@ func (p prices) above(core int, u float64, nap units.Power, opp int) units.Power
 
 // cost is the power of the machine above all its parts asleep. The cores of an island
 // are taken to be busy independently of one another: it sleeps while none is.
-func (p prices) cost(u use) units.Power {
+func (p *prices) cost(u use) units.Power {
 	var sum units.Power
 	var few [64]float64
 	asleep := few[:0]
@@ -116,10 +131,13 @@ func (p prices) cost(u use) units.Power {
 		asleep = append(asleep, 1)
 	}
 	for i, c := range p.mach.Cores {
-		if u.work[i] == (work{}) && u.nap[i] == 0 {
+		if u.work[i] == 0 && u.nap[i] == 0 {
 			continue
 		}
-		share := p.tau(u.load[i], c.Domain, u.opp[c.Domain]) / c.Capacity
+		share := u.load[i] / p.capacity(i, u.opp)
+		if u.waits != nil {
+			share = p.tau(work{u.load[i] - u.loadWaits[i], u.loadWaits[i]}, c.Domain, u.opp[c.Domain]) / c.Capacity
+		}
 		if opp := u.opp[c.Domain]; opp >= 0 {
 			sum += p.above(i, share, u.nap[i], opp)
 		}
@@ -134,7 +152,7 @@ func (p prices) cost(u use) units.Power {
 }
 
 // alone is the power that a lone core of the domain keeps up around it.
-func (p prices) alone(domain int) units.Power {
+func (p *prices) alone(domain int) units.Power {
 	var sum units.Power
 	for _, is := range p.mach.Islands {
 		if is.CPUs.Overlaps(p.mach.Domains[domain].CPUs) {
@@ -146,7 +164,7 @@ func (p prices) alone(domain int) units.Power {
 
 // critical is the index of a domain's critical OPP for some work, when one of its cores works
 // alone: the power of the islands that it keeps awake is then its to carry.
-func (p prices) critical(w work, domain int) int {
+func (p *prices) critical(w work, domain int) int {
 	if w.waiting == 0 && p.crit != nil {
 		return p.crit[domain]
 	}
@@ -155,7 +173,7 @@ func (p prices) critical(w work, domain int) int {
 }
 
 // criticals are those of all domains.
-func (p prices) criticals(w work) []int {
+func (p *prices) criticals(w work) []int {
 	if w.waiting == 0 && p.crit != nil {
 		return p.crit
 	}
@@ -196,12 +214,12 @@ func (dom Domain) at(speed float64) int {
 const burst = 1.5
 
 // governed is the speed to which schedutil, with its quarter of headroom, drives a core that
-// is asked, on average, for some work, in shares of its time at its fastest. It goes by the
-// time that the core is busy, times the clock: at speed s that is clocked + waiting s.
-func governed(w work) float64 {
+// of a capacity is asked, on average, for some work. It goes by the time that the core is
+// busy, times the clock: at speed s that is clocked + waiting s of its time at its fastest.
+func governed(w work, capacity float64) float64 {
 	const more = 1.25 * burst
-	if more*w.all() >= 1 {
+	if more*w.all() >= capacity {
 		return 1
 	}
-	return more * w.clocked / (1 - more*w.waiting)
+	return more * w.clocked / (capacity - more*w.waiting)
 }

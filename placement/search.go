@@ -149,8 +149,11 @@ func newSearch(in Input) *search {
 
 func (s *search) empty() arrangement {
 	n := len(s.mach.Domains)
-	a := arrangement{use: use{work: make([]work, len(s.mach.Cores)), load: make([]work, len(s.mach.Cores)), nap: make([]units.Power, len(s.mach.Cores)), opp: make([]int, n)},
+	a := arrangement{use: use{work: make([]float64, len(s.mach.Cores)), load: make([]float64, len(s.mach.Cores)), nap: make([]units.Power, len(s.mach.Cores)), opp: make([]int, n)},
 		cheap: make([]int, n), slowest: make([]int, n), latency: make([]bool, n)}
+	if slices.ContainsFunc(s.classes, func(m member) bool { return m.mix.waiting > 0 }) {
+		a.waits, a.loadWaits = make([]float64, len(s.mach.Cores)), make([]float64, len(s.mach.Cores))
+	}
 	for i := range n {
 		a.opp[i], a.cheap[i], a.slowest[i] = -1, -1, -1
 	}
@@ -383,19 +386,26 @@ func (s *search) fastest(a arrangement, m member, cores []int) trial {
 // do, as the kernel's balancing does.
 func (s *search) with(a arrangement, m member, cores []int) arrangement {
 	a.work, a.load, a.nap, a.latency = slices.Clone(a.work), slices.Clone(a.load), slices.Clone(a.nap), slices.Clone(a.latency)
-	level := func(i int) float64 { return a.work[i].all() / s.mach.Cores[i].Capacity }
+	if a.waits != nil {
+		a.waits, a.loadWaits = slices.Clone(a.waits), slices.Clone(a.loadWaits)
+	}
+	level := func(i int) float64 { return a.work[i] / s.mach.Cores[i].Capacity }
 	byLevel := slices.Clone(cores)
 	slices.SortStableFunc(byLevel, func(i, k int) int { return cmp.Compare(level(i), level(k)) })
 	room, have, n := 0.0, 0.0, 0
 	for n < len(byLevel) && (n == 0 || level(byLevel[n])*room-have < m.demand) {
 		room += s.mach.Cores[byLevel[n]].Capacity
-		have += a.work[byLevel[n]].all()
+		have += a.work[byLevel[n]]
 		n++
 	}
 	for _, i := range byLevel[:n] {
-		more := m.mix.times((have+m.demand)/room*s.mach.Cores[i].Capacity - a.work[i].all())
-		a.work[i] = a.work[i].plus(more)
-		a.load[i] = a.load[i].plus(more.times(m.average / m.demand))
+		more := (have+m.demand)/room*s.mach.Cores[i].Capacity - a.work[i]
+		a.work[i] += more
+		a.load[i] += more * m.average / m.demand
+		if a.waits != nil {
+			a.waits[i] += more * m.mix.waiting
+			a.loadWaits[i] += more * m.mix.waiting * m.average / m.demand
+		}
 	}
 	for _, i := range cores {
 		d := s.mach.Cores[i].Domain
@@ -484,7 +494,11 @@ func (s *search) judge(w site, a arrangement) trial {
 // busiest is the speed to which schedutil drives a domain, for its busiest core.
 func (s *search) busiest(a arrangement, domain int) (most float64) {
 	for _, i := range s.prices.cores[domain] {
-		most = max(most, governed(a.work[i].times(1/s.mach.Cores[i].Capacity)))
+		w := work{clocked: a.work[i]}
+		if a.waits != nil {
+			w = a.of(i)
+		}
+		most = max(most, governed(w, s.mach.Cores[i].Capacity))
 	}
 	return most
 }
@@ -494,8 +508,12 @@ func (s *search) busiest(a arrangement, domain int) (most float64) {
 func (s *search) carried(a arrangement, cores []int, headroom float64) (ok bool, capacity float64) {
 	asked := 0.0
 	for _, i := range cores {
-		capacity += s.capacity(i, a.work[i], a.opp)
-		asked += a.work[i].all()
+		if a.waits == nil {
+			capacity += s.capacity(i, a.opp)
+		} else {
+			capacity += s.does(i, a.of(i), a.opp)
+		}
+		asked += a.work[i]
 	}
 	return asked <= capacity*headroom*(1+1e-9), capacity
 }
@@ -538,12 +556,12 @@ func (s *search) bound(m member, core int) (opp int, ok bool) {
 // and with the wait when all of them are busy.
 func (s *search) meets(m member, a arrangement, cores []int) bool {
 	if m.MaxSlowdown != nil && len(cores) > 0 {
-		asked, capacity, slowest := 0.0, 0.0, math.Inf(1)
+		asked, slowest := 0.0, math.Inf(1)
 		for _, i := range cores {
-			asked += a.work[i].all()
-			capacity += s.capacity(i, a.work[i], a.opp)
-			slowest = min(slowest, s.capacity(i, m.strictest(), a.opp))
+			asked += a.work[i]
+			slowest = min(slowest, s.does(i, m.strictest(), a.opp))
 		}
+		_, capacity := s.carried(a, cores, 1)
 		busy := math.Pow(min(1, asked/capacity), float64(len(cores)))
 		if slowest*(1-busy)*(1+*m.MaxSlowdown) < 1-1e-9 && busy > 0.05 {
 			return false

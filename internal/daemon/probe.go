@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/powerd/powerd/containers"
+	"github.com/powerd/powerd/cpufreq"
 	"github.com/powerd/powerd/internal/units"
 	"github.com/powerd/powerd/placement"
 )
@@ -22,8 +23,10 @@ const (
 	probeTicks, probeRest = 3, 16
 	// probeBusy is the demand, in cores, from which on a look pays.
 	probeBusy = 0.1
-	// probeStep is how far the other clock should be, probeLeast how far it must.
-	probeStep, probeLeast = 1.2, 1.08
+	// probeStep is how far the other clock must be.
+	probeStep = 1.1
+	// probeBudget is the most that looks may cost, in the energy of the domain's work.
+	probeBudget = 0.001
 	// probeTries bounds the doubling of the time between looks that told nothing.
 	probeTries = 6
 )
@@ -32,6 +35,8 @@ const (
 type probing struct {
 	looks map[int]look // by domain; those that are over as well
 	asked map[containers.ID]asked
+	// saved is what each domain's looks may cost now, in ticks of its work.
+	saved map[int]float64
 	// weighed is the last tick at which it was worked out whether a look matters.
 	weighed int
 }
@@ -47,7 +52,7 @@ type look struct {
 type asked struct{ tries, next int }
 
 func newProbing() *probing {
-	return &probing{looks: map[int]look{}, asked: map[containers.ID]asked{}}
+	return &probing{looks: map[int]look{}, saved: map[int]float64{}, asked: map[containers.ID]asked{}}
 }
 
 // hide has a plan stay that is in force but for a look: decisions are not to take a look's
@@ -85,6 +90,7 @@ func (p *probing) look(plan *placement.Plan, in placement.Input, h *Hardware, bo
 	out := *plan
 	copied := false
 	for i, b := range plan.Bands {
+		p.saved[b.Domain] = min(p.saved[b.Domain]+probeBudget, 1)
 		l, ok := p.looks[b.Domain]
 		if !ok || l.until+probeRest <= tick {
 			l, ok = p.begin(b, plan, in, h, bounds, tick)
@@ -125,10 +131,8 @@ func (p *probing) begin(b placement.Band, plan *placement.Plan, in placement.Inp
 			l.who = append(l.who, id)
 		}
 	}
-	if l.clock = otherClock(in.Machine, b, slowest); l.clock == 0 {
-		return look{}, false
-	}
-	if len(l.who) == 0 {
+	cost := 0.0
+	if l.clock, cost = otherClock(in.Machine, b, slowest); l.clock == 0 || len(l.who) == 0 || cost*probeTicks > p.saved[b.Domain] {
 		return look{}, false
 	}
 	p.weighed = tick
@@ -145,6 +149,7 @@ func (p *probing) begin(b placement.Band, plan *placement.Plan, in placement.Inp
 		return look{}, false
 	}
 	p.looks[b.Domain] = l
+	p.saved[b.Domain] -= cost * probeTicks
 	return l, true
 }
 
@@ -184,29 +189,36 @@ func busiest(b placement.Band, plan *placement.Plan, in placement.Input) float64
 	return demand / float64(max(cores, 1)) / in.Policy.Headroom
 }
 
-// otherClock is one that is far enough from a band's ceiling, 0 if there is none: a faster
-// one, or a slower one that is not slower than may be.
-func otherClock(m placement.Machine, b placement.Band, slowest float64) (clock units.Frequency) {
-	opps := m.Domains[b.Domain].Curve.OPPs
-	for _, step := range []float64{probeStep, probeLeast} {
-		for _, o := range opps {
-			if float64(o.Frequency) >= step*float64(b.Ceiling) {
-				return o.Frequency
-			}
-		}
-	}
+// otherClock is one that is far enough from a band's ceiling and not slower than may be, of
+// those the cheapest for work bound by the clock, and how much more, relatively, a second of
+// that costs; 0 if there is none.
+func otherClock(m placement.Machine, b placement.Band, slowest float64) (clock units.Frequency, cost float64) {
+	dom := m.Domains[b.Domain]
 	capacity := 0.0
 	for _, c := range m.Cores {
 		if c.Domain == b.Domain {
 			capacity = c.Capacity
 		}
 	}
-	for _, step := range []float64{probeStep, probeLeast} {
-		for _, o := range slices.Backward(opps) {
-			if float64(o.Frequency)*step <= float64(b.Ceiling) && o.Speed*capacity >= slowest {
-				return o.Frequency
-			}
+	above := dom.Sleep // what is lost when a core works
+	for _, is := range m.Islands {
+		if is.CPUs.Overlaps(dom.CPUs) {
+			above -= is.Awake - is.Asleep
 		}
 	}
-	return 0
+	price := func(i int) float64 { return float64(dom.Curve.Power(i, 1, 1)-above) * dom.Curve.Tau(i, 1) }
+	now := slices.IndexFunc(dom.Curve.OPPs, func(o cpufreq.OPP) bool { return o.Frequency >= b.Ceiling })
+	if now < 0 {
+		return 0, 0
+	}
+	for i, o := range dom.Curve.OPPs {
+		away := float64(o.Frequency) / float64(b.Ceiling)
+		if away < probeStep && away > 1/probeStep || away < 1 && o.Speed*capacity < slowest {
+			continue
+		}
+		if more := price(i)/price(now) - 1; clock == 0 || more < cost {
+			clock, cost = o.Frequency, more
+		}
+	}
+	return clock, max(0, cost)
 }

@@ -29,16 +29,21 @@ const (
 	// leastRun is the time for which work must have run to tell something, and fullRun that
 	// from which on more does not tell more.
 	leastRun, fullRun = 5 * time.Millisecond, 100 * time.Millisecond
+	// crowdedFor is for how many readings a machine that has no descriptors left is not
+	// asked for more.
+	crowdedFor = 64
 )
 
 // counting keeps counters open for the containers that use most cpu time.
 type counting struct {
 	source counters.Source // nil: nothing is counted
 	open   map[containers.ID]*counted
-	limit  int  // of descriptors
 	works  bool // something has been counted
 	why    string
-	buf    []counters.Count
+	// limit is of descriptors. For as many readings as crowded says there are no more than
+	// the machine has let it have.
+	limit, crowded, has int
+	buf                 []counters.Count
 }
 
 // counted is a container that is counted on some cpus.
@@ -159,14 +164,19 @@ func (k *counting) choose(s *Seen, demand map[containers.ID]float64, problem fun
 		}
 	}
 	slices.SortStableFunc(wishes, func(a, b wish) int { return cmp.Compare(b.worth, a.worth) })
-	left, n := k.limit, 0
+	limit := k.limit
+	if k.crowded > 0 {
+		limit = min(limit, k.has)
+		k.crowded--
+	}
+	left, n := limit, 0
 	for ; n < len(wishes); n++ {
 		if left -= counters.Descriptors * wishes[n].cpus.Len(); left < 0 {
 			break
 		}
 	}
 	if k.why = ""; n < len(wishes) {
-		k.why = fmt.Sprintf("only the %d of %d containers that use most cpu time are counted, with at most %d descriptors", n, len(wishes), k.limit)
+		k.why = fmt.Sprintf("only the %d of %d containers that use most cpu time are counted, with at most %d descriptors", n, len(wishes), limit)
 	}
 	chosen := make(map[containers.ID]cpuset.Set, n)
 	for _, w := range wishes[:n] {
@@ -220,7 +230,7 @@ func (k *counting) refused(err error) bool {
 	switch {
 	case sysfs.Absent(err) || errors.Is(err, fs.ErrNotExist):
 	case errors.Is(err, counters.ErrCrowded):
-		k.limit = max(k.descriptors(), counters.Descriptors)
+		k.crowded, k.has = crowdedFor, k.descriptors()
 		k.why = err.Error()
 	case errors.Is(err, counters.ErrNone), errors.Is(err, counters.ErrDenied):
 		if k.why = err.Error(); !k.works { // trying again would not help

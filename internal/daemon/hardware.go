@@ -43,7 +43,7 @@ type Hardware struct {
 func readHardware(m sysfs.FS, platform *energy.Platform, calibrated []energy.Platform) *Hardware {
 	r := sysfs.NewReader(m)
 	h := &Hardware{Topology: topology.Read(r), domainOf: map[units.PolicyID]int{}, clockOf: map[cpuset.CPU]int{}, CPUBound: 1}
-	if platform != nil {
+	if platform != nil && platform.Workload.Window > 0 { // it has one
 		h.CPUBound = platform.Workload.CPUBound
 	}
 	if s := cpufreq.Read(r); s != nil {

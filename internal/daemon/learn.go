@@ -49,6 +49,8 @@ type interval struct {
 	cost []units.Cost
 	// share is each OPP's part of each domain's time; nil where nothing controls the clock.
 	share [][]float64
+	// speed is the mean speed of each domain's clock, relative to its fastest.
+	speed []float64
 	used  map[containers.ID]time.Duration
 	other units.Seconds // busy time in no container
 	// shared is what islands cost above their sleep, for any of their cpus being busy.
@@ -68,7 +70,7 @@ func between(last, seen *Seen) (iv interval, ok bool) {
 	h := seen.Hardware
 	iv.seconds = units.SecondsOf(seen.At.Sub(last.At))
 	n := len(h.Machine.Domains)
-	iv.busy, iv.cost = make([][]float64, n), make([]units.Cost, n)
+	iv.busy, iv.cost, iv.speed = make([][]float64, n), make([]units.Cost, n), make([]float64, n)
 
 	// The share of each OPP in a domain's time: the kernel's count, or else the
 	// ceiling, for that is where busy cores are.
@@ -90,6 +92,7 @@ func between(last, seen *Seen) (iv interval, ok bool) {
 	busyTotal := 0.0
 	iv.share = share
 	for d, dom := range h.Machine.Domains {
+		iv.speed[d] = h.pace(iv, d, 1)
 		busy := 0.0
 		for c := range dom.CPUs.All() {
 			if int(c) < len(seen.Busy) && int(c) < len(last.Busy) {
@@ -307,6 +310,18 @@ func prior(h *Hardware) (base, core units.Power) {
 	return base, max(core, units.Milliwatt)
 }
 
+// pace is the mean speed of a domain in an interval, relative to its fastest, for work of
+// which a share scales with the clock.
+func (h *Hardware) pace(iv interval, domain int, cpuBound float64) (speed float64) {
+	if iv.share[domain] == nil {
+		return 1
+	}
+	for i, s := range iv.share[domain] {
+		speed += s / h.Machine.Domains[domain].Curve.Tau(i, cpuBound)
+	}
+	return speed
+}
+
 // speed is the mean speed of some cpus in an interval, in fastest cores, for work of which a
 // share scales with the clock.
 func (h *Hardware) speed(iv interval, cpus cpuset.Set, cpuBound float64) float64 {
@@ -317,12 +332,8 @@ func (h *Hardware) speed(iv interval, cpus cpuset.Set, cpuBound float64) float64
 			continue
 		}
 		if c.Domain != domain {
-			domain, speed = c.Domain, 1
-			if shares := iv.share[domain]; shares != nil {
-				speed = 0
-				for i, s := range shares {
-					speed += s / h.Machine.Domains[domain].Curve.Tau(i, cpuBound)
-				}
+			if domain, speed = c.Domain, iv.speed[c.Domain]; cpuBound != 1 {
+				speed = h.pace(iv, domain, cpuBound)
 			}
 		}
 		sum += c.Capacity * speed

@@ -75,6 +75,9 @@ func (p *probing) hide(in placement.Input, last *placement.Plan, tick int) place
 // look returns a plan with the clocks of the looks that are under way; it ends those that
 // have told what they could, and begins others.
 func (p *probing) look(plan *placement.Plan, in placement.Input, h *Hardware, bounds map[containers.ID]bound, tick int) *placement.Plan {
+	if len(bounds)+len(p.looks) == 0 {
+		return plan
+	}
 	for id := range p.asked {
 		if _, here := bounds[id]; !here {
 			delete(p.asked, id)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,12 +24,45 @@ type Perf struct {
 	root   string
 	kind   uint32    // perf_event_attr.type
 	events [2]uint64 // its config, of the group's leader first
+	units  []unit
+}
+
+// A unit is the counters of one kind of core of a hybrid; its type goes before the event.
+type unit struct {
+	cpus cpuset.Set
+	kind uint64
 }
 
 // Host returns the counters of the machine whose files are below a folder, "/" unless a
 // test has reasons.
+//
+// See Documentation/admin-guide/perf/ and PERF_PMU_TYPE_SHIFT in perf_event.h.
 func Host(root string) *Perf {
-	return &Perf{root, unix.PERF_TYPE_HARDWARE, [2]uint64{unix.PERF_COUNT_HW_CPU_CYCLES, unix.PERF_COUNT_HW_INSTRUCTIONS}}
+	p := &Perf{root: root, kind: unix.PERF_TYPE_HARDWARE, events: [2]uint64{unix.PERF_COUNT_HW_CPU_CYCLES, unix.PERF_COUNT_HW_INSTRUCTIONS}}
+	for _, name := range []string{"cpu_core", "cpu_atom", "cpu_lowpower"} {
+		dir := filepath.Join(root, "sys/bus/event_source/devices", name)
+		kind, err := os.ReadFile(filepath.Join(dir, "type"))
+		list, lerr := os.ReadFile(filepath.Join(dir, "cpus"))
+		if err != nil || lerr != nil {
+			continue // it is no hybrid, or none of this kind
+		}
+		n, err := strconv.ParseUint(strings.TrimSpace(string(kind)), 10, 32)
+		cpus, lerr := cpuset.Parse(strings.TrimSpace(string(list)))
+		if err == nil && lerr == nil {
+			p.units = append(p.units, unit{cpus, n})
+		}
+	}
+	return p
+}
+
+// config is an event's on a cpu.
+func (p *Perf) config(event uint64, cpu cpuset.CPU) uint64 {
+	for _, u := range p.units {
+		if u.cpus.Contains(cpu) {
+			return u.kind<<32 | event
+		}
+	}
+	return event
 }
 
 // perfCounter has the leaders' descriptors, and behind each its member's.
@@ -49,7 +84,7 @@ func (p *Perf) Open(cgroup string, cpus cpuset.Set) (Counter, error) {
 	for cpu := range cpus.All() {
 		leader := -1
 		for _, event := range p.events {
-			attr := unix.PerfEventAttr{Type: p.kind, Size: unix.PERF_ATTR_SIZE_VER1, Config: event,
+			attr := unix.PerfEventAttr{Type: p.kind, Size: unix.PERF_ATTR_SIZE_VER1, Config: p.config(event, cpu),
 				Read_format: unix.PERF_FORMAT_GROUP | unix.PERF_FORMAT_TOTAL_TIME_ENABLED | unix.PERF_FORMAT_TOTAL_TIME_RUNNING}
 			var fd int
 			if fd, err = unix.PerfEventOpen(&attr, int(dir.Fd()), int(cpu), leader, unix.PERF_FLAG_PID_CGROUP|unix.PERF_FLAG_FD_CLOEXEC); err != nil {
@@ -68,8 +103,7 @@ func (p *Perf) Open(cgroup string, cpus cpuset.Set) (Counter, error) {
 			unix.Close(leader)
 			c.fds = c.fds[:len(c.fds)-1]
 		}
-		// A cpu that is offline, or of a kind without generic events (of a hybrid), does
-		// not keep the others from counting.
+		// A cpu that is offline or cannot count does not keep the others from counting.
 		switch {
 		case errors.Is(err, unix.ENODEV):
 			offline = err

@@ -73,7 +73,7 @@ func busy(t *testing.T, dir string) func() {
 
 // software counts what every kernel counts, with all else as for cycles and instructions.
 func software() *Perf {
-	return &Perf{"/", unix.PERF_TYPE_SOFTWARE, [2]uint64{unix.PERF_COUNT_SW_TASK_CLOCK, unix.PERF_COUNT_SW_CONTEXT_SWITCHES}}
+	return &Perf{root: "/", kind: unix.PERF_TYPE_SOFTWARE, events: [2]uint64{unix.PERF_COUNT_SW_TASK_CLOCK, unix.PERF_COUNT_SW_CONTEXT_SWITCHES}}
 }
 
 func online(t *testing.T) cpuset.Set {
@@ -198,7 +198,7 @@ func TestPerfRefuses(t *testing.T) {
 	default:
 		t.Logf("refused: %v", err)
 	}
-	none := &Perf{"/", 1 << 30, [2]uint64{}}
+	none := &Perf{root: "/", kind: 1 << 30}
 	if _, err := none.Open(dir, online(t)); !errors.Is(err, ErrNone) || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("events of no kind: %v", err)
 	}
@@ -236,6 +236,31 @@ func TestRefusals(t *testing.T) {
 		unix.EACCES: ErrDenied, unix.EPERM: ErrDenied, unix.EMFILE: ErrCrowded, unix.ENFILE: ErrCrowded, unix.ENOMEM: ErrCrowded, unix.EIO: unix.EIO} {
 		if err := refused("g", 3, errno); !errors.Is(err, want) || !strings.Contains(err.Error(), errno.Error()) {
 			t.Errorf("%v becomes %v", errno, err)
+		}
+	}
+}
+
+// On a hybrid each cpu's events are those of its kind's counters; elsewhere the generic ones.
+func TestHybrid(t *testing.T) {
+	root := t.TempDir()
+	if p := Host(root); len(p.units) > 0 || p.config(1, 3) != 1 {
+		t.Errorf("%+v", p)
+	}
+	for name, files := range map[string][2]string{"cpu_core": {"4\n", "0-3\n"}, "cpu_atom": {"10\n", "4-7\n"}, "cpu_lowpower": {"x\n", "8\n"}} {
+		dir := filepath.Join(root, "sys/bus/event_source/devices", name)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for i, file := range []string{"type", "cpus"} {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(files[i]), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	p := Host(root)
+	for cpu, want := range map[cpuset.CPU]uint64{0: 4<<32 | 1, 5: 10<<32 | 1, 8: 1} {
+		if got := p.config(1, cpu); got != want {
+			t.Errorf("cpu %d: %#x, want %#x", cpu, got, want)
 		}
 	}
 }

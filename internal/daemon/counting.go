@@ -14,7 +14,6 @@ import (
 	"github.com/powerd/powerd/containers"
 	"github.com/powerd/powerd/internal/counters"
 	"github.com/powerd/powerd/internal/cpuset"
-	"github.com/powerd/powerd/internal/sysfs"
 	"github.com/powerd/powerd/internal/units"
 )
 
@@ -29,9 +28,8 @@ const (
 	// leastRun is the time for which work must have run to tell something, and fullRun that
 	// from which on more does not tell more.
 	leastRun, fullRun = 5 * time.Millisecond, 100 * time.Millisecond
-	// crowdedFor is for how many readings a machine that has no descriptors left is not
-	// asked for more.
-	crowdedFor = 64
+	// vainFor is for how many readings what was refused is not asked for again.
+	vainFor = 64
 )
 
 // counting keeps counters open for the containers that use most cpu time.
@@ -43,7 +41,15 @@ type counting struct {
 	// limit is of descriptors. For as many readings as crowded says there are no more than
 	// the machine has let it have.
 	limit, crowded, has int
-	buf                 []counters.Count
+	// vain are who cannot be counted, for now.
+	vain map[containers.ID]*vain
+	buf  []counters.Count
+}
+
+// vain is why a container cannot be counted, and for how many readings it is not tried.
+type vain struct {
+	err  error
+	left int
 }
 
 // counted is a container that is counted on some cpus.
@@ -55,7 +61,7 @@ type counted struct {
 }
 
 func newCounting(source counters.Source) *counting {
-	k := &counting{source: source, open: map[containers.ID]*counted{}, limit: maxDescriptors}
+	k := &counting{source: source, open: map[containers.ID]*counted{}, limit: maxDescriptors, vain: map[containers.ID]*vain{}}
 	if source == nil {
 		k.why = "nothing counts cycles and instructions here"
 	}
@@ -111,7 +117,12 @@ func (k *counting) observe(s *Seen, demand map[containers.ID]float64, problem fu
 		s.Counts[id] = since(c.last, k.buf)
 		c.last = append(c.last[:0], k.buf...)
 	}
-	k.choose(s, demand, problem)
+	for id, v := range k.vain {
+		if v.left--; v.left <= 0 || here[id] == nil {
+			delete(k.vain, id)
+		}
+	}
+	k.choose(s, demand)
 }
 
 // since is what was counted between two readings, by cpu; a cpu that was not counted
@@ -137,7 +148,7 @@ func since(before, after []counters.Count) []counters.Count {
 
 // choose opens counters for those that use most cpu time, as far as descriptors go, on the
 // cpus where they may run, and closes the others'.
-func (k *counting) choose(s *Seen, demand map[containers.ID]float64, problem func(string, error)) {
+func (k *counting) choose(s *Seen, demand map[containers.ID]float64) {
 	type wish struct {
 		id    containers.ID
 		cpus  cpuset.Set
@@ -159,7 +170,7 @@ func (k *counting) choose(s *Seen, demand map[containers.ID]float64, problem fun
 				w.cpus = open.cpus
 			}
 		}
-		if w.worth >= leastCounted && !w.cpus.Empty() {
+		if w.worth >= leastCounted && !w.cpus.Empty() && k.vain[c.ID] == nil {
 			wishes = append(wishes, w)
 		}
 	}
@@ -192,13 +203,15 @@ func (k *counting) choose(s *Seen, demand map[containers.ID]float64, problem fun
 			continue
 		}
 		if err := k.begin(s, w.id, w.cpus); err != nil {
-			if !k.refused(err) {
-				problem(path.Join(s.Mount, string(w.id)), err)
-			}
-			if k.source == nil || errors.Is(err, counters.ErrCrowded) {
-				return
+			k.refused(w.id, err)
+			if k.source == nil || k.crowded > 0 {
+				break
 			}
 		}
+	}
+	if k.why == "" && len(k.vain) > 0 {
+		id := slices.Min(slices.Collect(maps.Keys(k.vain)))
+		k.why = fmt.Sprintf("%s is not counted: %v", id, k.vain[id].err)
 	}
 }
 
@@ -224,23 +237,18 @@ func (k *counting) begin(s *Seen, id containers.ID, cpus cpuset.Set) error {
 	return nil
 }
 
-// refused takes the consequences of a refusal, and reports whether it is one that nobody
-// need look into.
-func (k *counting) refused(err error) bool {
+// refused takes the consequences of a refusal.
+func (k *counting) refused(id containers.ID, err error) {
 	switch {
-	case sysfs.Absent(err) || errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist): // it has just gone
 	case errors.Is(err, counters.ErrCrowded):
-		k.crowded, k.has = crowdedFor, k.descriptors()
+		k.crowded, k.has = vainFor, k.descriptors()
 		k.why = err.Error()
-	case errors.Is(err, counters.ErrNone), errors.Is(err, counters.ErrDenied):
-		if k.why = err.Error(); !k.works { // trying again would not help
-			k.close()
-			k.source = nil
-		}
+	case !k.works && (errors.Is(err, counters.ErrNone) || errors.Is(err, counters.ErrDenied)): // nor will it work later
+		k.source, k.why = nil, err.Error()
 	default:
-		return false
+		k.vain[id] = &vain{err, vainFor}
 	}
-	return true
 }
 
 // bound is what was learned of what a container's work is bound by.

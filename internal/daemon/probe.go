@@ -11,16 +11,16 @@ import (
 )
 
 // What work is bound by shows at two clocks only, and a plan that stands keeps one. So work
-// that has been there for a while, and is seen at work, gets a look at another clock: a
-// faster one where there is, for nobody waits longer for that; but only where another plan
-// would be made if half of the work's time turned out to be waiting.
+// that has been there for a while, and is seen at work, gets a look at another clock: the
+// cheapest that no bound and no load forbid, where another plan would be made if half of the
+// work's time turned out to be waiting.
 const (
 	// probeAfter is the weight of what must have been counted, in seconds: who has stayed
 	// for so long is likely to stay for as long again.
 	probeAfter = 8
-	// probeTicks is how long a look is at most, and probeRest how long its clock is left
-	// alone then.
-	probeTicks, probeRest = 3, 16
+	// probeTicks is how long a look is at most, probeRest how long its clock is left alone
+	// then, and probeVain how long work for which no look matters.
+	probeTicks, probeRest, probeVain = 3, 16, 32
 	// probeBusy is the demand, in cores, from which on a look pays.
 	probeBusy = 0.1
 	// probeStep is how far the other clock must be.
@@ -39,6 +39,7 @@ type probing struct {
 	saved map[int]float64
 	// weighed is the last tick at which it was worked out whether a look matters.
 	weighed int
+	of      *Hardware // whose domains these are
 }
 
 // A look is at a domain's work at another clock than the plan's.
@@ -52,21 +53,22 @@ type look struct {
 type asked struct{ tries, next int }
 
 func newProbing() *probing {
-	return &probing{looks: map[int]look{}, saved: map[int]float64{}, asked: map[containers.ID]asked{}}
+	return &probing{asked: map[containers.ID]asked{}, weighed: -1}
 }
 
 // hide has a plan stay that is in force but for a look: decisions are not to take a look's
 // clock for the plan's.
-func (p *probing) hide(in placement.Input, last *placement.Plan, tick int) placement.Input {
-	for domain, l := range p.looks {
-		if l.until < tick || last == nil {
-			continue
-		}
-		for _, b := range last.Bands {
-			if b.Domain == domain && domain < len(in.Machine.Domains) {
-				d := &in.Machine.Domains[domain]
-				d.Floor, d.Ceiling = b.Floor, b.Ceiling
-			}
+func (p *probing) hide(in placement.Input, last *placement.Plan, h *Hardware, tick int) placement.Input {
+	if p.of != h {
+		p.looks, p.saved, p.of = map[int]look{}, map[int]float64{}, h
+	}
+	if last == nil || len(p.looks) == 0 {
+		return in
+	}
+	for _, b := range last.Bands {
+		if l, ok := p.looks[b.Domain]; ok && tick <= l.until { // in force since the tick before
+			d := &in.Machine.Domains[b.Domain]
+			d.Floor, d.Ceiling = b.Floor, b.Ceiling
 		}
 	}
 	return in
@@ -142,10 +144,9 @@ func (p *probing) begin(b placement.Band, plan *placement.Plan, in placement.Inp
 	matters := !placement.Decide(suppose(in, l.who, float64(b.Ceiling)/float64(h.fastest(b.Domain)))).Same(*plan)
 	for _, id := range l.who {
 		was := p.asked[id]
-		if matters {
-			was.tries = min(was.tries+1, probeTries)
+		if was.next = tick + probeVain; matters {
+			was = asked{min(was.tries+1, probeTries), tick + probeRest<<was.tries}
 		}
-		was.next = tick + probeRest<<max(was.tries-1, 0)
 		p.asked[id] = was
 	}
 	if !matters {

@@ -136,7 +136,7 @@ func refused(cgroup string, cpu cpuset.CPU, err error) error {
 	case errors.Is(err, unix.EBADF):
 		return fmt.Errorf("%w: the perf_event controller is in a hierarchy of version 1 (%v)", ErrNone, err)
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%w: that needs root or CAP_PERFMON (%v; see kernel.perf_event_paranoid)", ErrDenied, err)
+		return fmt.Errorf("%w: that needs CAP_PERFMON, and with kernel.perf_event_paranoid above 2, as Debian has it, CAP_SYS_ADMIN (%v)", ErrDenied, err)
 	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
 		return fmt.Errorf("%w: no descriptors are left (%v)", ErrCrowded, err)
 	case errors.Is(err, unix.ENOMEM), errors.Is(err, unix.ENOSPC):

@@ -200,7 +200,6 @@ func (s *search) fewest(m member, cores []int) int {
 func (p *Plan) assign(s *search, a arrangement, class int, m member) {
 	cores := a.cores[class]
 	cpus := s.cpus(cores)
-	_, capacity := s.carried(a, cores, 1)
 	for _, ct := range m.containers {
 		to := Assignment{ID: ct.ID, Class: m.Name}
 		set := s.within(cpus, ct)
@@ -213,7 +212,14 @@ func (p *Plan) assign(s *search, a arrangement, class int, m member) {
 			to.CPUs = &set
 			to.Reason = fmt.Sprintf("class %s shares %d cores", m.Name, len(cores))
 		}
+		if ct.MemoryBound >= 0.005 {
+			to.Reason += fmt.Sprintf("; %.0f %% of its work waits for memory", 100*ct.MemoryBound)
+		}
 		if m.CPULimit != nil && ct.CanLimit && len(cores) > 0 {
+			capacity := 0.0
+			for _, i := range cores {
+				capacity += s.does(i, work{1 - ct.MemoryBound, ct.MemoryBound}, a.opp)
+			}
 			limit := Limit(*m.CPULimit / (capacity / float64(len(cores))))
 			to.Reason += fmt.Sprintf("; limit of %.3g cores is %.3g cpus at this speed", *m.CPULimit, float64(limit))
 			if limit >= Limit(cpus.Len()) {
@@ -263,7 +269,7 @@ func (p *Plan) bands(s *search, a arrangement) {
 		if n == 0 {
 			continue
 		}
-		critical := s.critical(i)
+		critical := s.critical(s.mix(a, i), i)
 		floor, ceiling, why := critical, n-1, "no class runs here: the floor is the critical frequency, the governor does the rest"
 		if !dom.CanSleep {
 			// The lecture's row for no sleep: the slowest that keeps up, which
@@ -278,6 +284,14 @@ func (p *Plan) bands(s *search, a arrangement) {
 		b.FloorKHz, b.CeilingKHz, b.CriticalKHz = uint64(b.Floor), uint64(b.Ceiling), uint64(dom.Curve.OPPs[critical].Frequency)
 		p.Bands = append(p.Bands, b)
 	}
+}
+
+// mix is the work that a domain's cores are asked for.
+func (s *search) mix(a arrangement, domain int) (w work) {
+	for _, i := range s.prices.cores[domain] {
+		w = w.plus(a.of(i))
+	}
+	return w
 }
 
 // ceiling returns the highest OPP of a domain in which classes run, and why.
@@ -299,14 +313,18 @@ func (s *search) ceiling(a arrangement, domain int) (opp int, why string) {
 		cores = max(cores, len(a.cores[i]))
 		feasible = feasible && a.feasible[i]
 	}
+	waits := ""
+	if mix := s.mix(a, domain); mix.waiting >= 0.005*mix.all() {
+		waits = fmt.Sprintf(", of which %.0f %% wait for memory", 100*(1-mix.bound()))
+	}
 	who := "class " + strings.Join(names, ", ")
 	if len(names) > 1 {
 		who = "classes " + strings.Join(names, ", ")
 	}
 	if feasible {
-		why = fmt.Sprintf("%s: %v is the cheapest that carries %.2f cores of demand on %d cores", who, f, demand, cores)
+		why = fmt.Sprintf("%s: %v is the cheapest that carries %.2f cores of demand%s on %d cores", who, f, demand, waits, cores)
 	} else {
-		why = fmt.Sprintf("%s: no speed within the choice carries the load; %v costs least per unit of work", who, f)
+		why = fmt.Sprintf("%s: no speed within the choice carries the load; %v costs least per unit of work%s", who, f, waits)
 	}
 	if !dom.CanSleep {
 		why += "; idle time cannot be slept away here"

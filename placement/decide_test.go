@@ -32,7 +32,7 @@ func clusters(n, cores int, curve cpufreq.Curve, shared units.Power) Machine {
 	for k := range n {
 		cpus := cpuset.Range(cpuset.CPU(k*cores), cpuset.CPU(k*cores+cores-1))
 		m.Domains = append(m.Domains, Domain{Policies: []units.PolicyID{units.PolicyID(k * cores)}, CPUs: cpus, Curve: curve,
-			Sleep: 10 * units.Milliwatt, CanSleep: true, CPUBound: 1, Ceiling: 2 * units.GHz, Floor: curve.OPPs[0].Frequency})
+			Sleep: 10 * units.Milliwatt, CanSleep: true, Ceiling: 2 * units.GHz, Floor: curve.OPPs[0].Frequency})
 		m.Islands = append(m.Islands, Island{Name: fmt.Sprintf("cluster %d", k), CPUs: cpus, Awake: shared})
 		m.Groups = append(m.Groups, cpus)
 		for c := range cpus.All() {
@@ -244,7 +244,6 @@ func random(rng *rand.Rand) Input {
 	}
 	for i := range m.Domains {
 		m.Domains[i].CanSleep = rng.IntN(5) > 0
-		m.Domains[i].CPUBound = 0.3 + 0.7*rng.Float64()
 		if rng.IntN(8) == 0 {
 			m.Domains[i].Curve = cpufreq.Curve{}
 		}
@@ -276,6 +275,9 @@ func random(rng *rand.Rand) Input {
 		for range rng.IntN(5) {
 			ct := contain(m, c.Name, rng.ExpFloat64())[0]
 			ct.ID = fmt.Sprint(c.Name, "/", len(cs))
+			if rng.IntN(2) == 0 {
+				ct.MemoryBound = rng.Float64()
+			}
 			ct.CanPlace, ct.CanLimit = rng.IntN(6) > 0, rng.IntN(6) > 0
 			if rng.IntN(4) == 0 {
 				ct.Allowed = cpuset.Of(cpuset.CPU(rng.IntN(40)), cpuset.CPU(rng.IntN(40)))
@@ -335,13 +337,21 @@ func TestProperties(t *testing.T) {
 	}
 }
 
-func BenchmarkDecide(b *testing.B) {
+func BenchmarkDecide(b *testing.B) { benchmarkDecide(b, 0) }
+
+// A quarter of the containers wait for memory.
+func BenchmarkDecideWaiting(b *testing.B) { benchmarkDecide(b, 0.5) }
+
+func benchmarkDecide(b *testing.B, waits float64) {
 	m := clusters(16, 8, cubic(16, 4*units.Watt, 0.5*units.Watt), 5*units.Watt)
 	p := Policy{Headroom: 0.8, Classes: []Class{{Name: "batch", Objective: Energy}, {Name: "web", Objective: Latency}}}
 	in := Input{Policy: p, Machine: m}
 	for i := range 200 {
 		in.Containers = append(in.Containers, contain(m, []string{"batch", "web"}[i%2], 0.2)[0])
 		in.Containers[i].ID = fmt.Sprint(i)
+		if i%4 == 0 {
+			in.Containers[i].MemoryBound = waits
+		}
 	}
 	b.ReportAllocs()
 	for b.Loop() {

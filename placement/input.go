@@ -75,9 +75,6 @@ type Domain struct {
 	// States are the idle states whose power is known, for what a bound on wake
 	// latency costs. Without any, a bound is taken to cost nothing.
 	States []IdleState
-	// CPUBound is the share of the work's time at the fastest OPP that scales
-	// with the clock, 0 to 1.
-	CPUBound float64
 	// Floor and Ceiling are the band now in force, 0 where unknown.
 	Floor, Ceiling units.Frequency
 	// Source tells where the curve comes from, e.g. "ACPI _PSS".
@@ -127,6 +124,9 @@ type Container struct {
 	// Demand is the cores of the fastest kind, at their fastest, that the
 	// container would keep busy.
 	Demand float64
+	// MemoryBound is the share of Demand that waits for memory, and takes as long at any
+	// clock, 0 to 1. What is not known to wait is bound by the clock.
+	MemoryBound float64
 	// Allowed bounds where it may run (its parent's cpuset).
 	Allowed cpuset.Set
 	// CPUs is where it runs now; empty is wherever it is allowed.

@@ -1,31 +1,29 @@
 package placement
 
-import (
-	"math"
-
-	"github.com/powerd/powerd/internal/units"
-)
+import "github.com/powerd/powerd/internal/units"
 
 // prices are a machine's, by operating point, for the work that it does now.
 type prices struct {
 	mach Machine
-	// speed and busy are a core's, by domain and OPP: work per second of the kind's
-	// fastest, and its power while it works.
-	speed [][]float64
-	busy  [][]units.Power
+	// speed and slow are a core's, by domain and OPP, for work that is bound by the clock:
+	// what it does in the time, and the time that it takes, of its kind's fastest. Busy is
+	// its power while it works; a stall costs what work does.
+	speed, slow [][]float64
+	busy        [][]units.Power
 	// islands are those of each core, by index.
 	islands [][]int
 	cores   [][]int // of each domain
-	crit    []int   // of each domain, see critical
+	crit    []int   // of each domain, for work bound by the clock
 }
 
 func newPrices(m Machine) prices {
-	p := prices{mach: m, speed: make([][]float64, len(m.Domains)), busy: make([][]units.Power, len(m.Domains)),
+	p := prices{mach: m, speed: make([][]float64, len(m.Domains)), slow: make([][]float64, len(m.Domains)), busy: make([][]units.Power, len(m.Domains)),
 		islands: make([][]int, len(m.Cores)), cores: make([][]int, len(m.Domains))}
 	for i, d := range m.Domains {
 		for k := range d.Curve.OPPs {
-			p.speed[i] = append(p.speed[i], 1/d.Curve.Tau(k, d.CPUBound))
-			p.busy[i] = append(p.busy[i], d.Curve.Power(k, d.CPUBound, 1))
+			p.slow[i] = append(p.slow[i], d.Curve.Tau(k, 1))
+			p.speed[i] = append(p.speed[i], 1/p.slow[i][k])
+			p.busy[i] = append(p.busy[i], d.Curve.Power(k, 1, 1))
 		}
 	}
 	for i, c := range m.Cores {
@@ -36,20 +34,54 @@ func newPrices(m Machine) prices {
 			}
 		}
 	}
-	for i, d := range m.Domains {
-		p.crit = append(p.crit, d.Curve.Critical(d.Sleep-p.alone(i), d.CPUBound, 1))
-	}
+	p.crit = p.criticals(work{clocked: 1})
 	return p
 }
 
-// capacity is how much a core does at its domain's OPP, in cores of the fastest kind at
-// their fastest.
-func (p prices) capacity(core int, opp []int) float64 {
+// A work is what cores are asked for, in cores of the fastest kind at their fastest, by what
+// its time depends on: the clock, or how long memory takes, which is as long at any clock.
+type work struct{ clocked, waiting float64 }
+
+func (w work) all() float64 { return w.clocked + w.waiting }
+
+// times is so much of the same work.
+func (w work) times(n float64) work { return work{n * w.clocked, n * w.waiting} }
+
+func (w work) plus(o work) work { return work{w.clocked + o.clocked, w.waiting + o.waiting} }
+
+// bound is the share of the work that scales with the clock.
+func (w work) bound() float64 {
+	if w.waiting == 0 {
+		return 1
+	}
+	return w.clocked / w.all()
+}
+
+// tau is the time that work takes at a domain's OPP, in that at its fastest.
+func (p *prices) tau(w work, domain, opp int) float64 {
+	if opp < 0 {
+		return w.all()
+	}
+	return w.clocked*p.slow[domain][opp] + w.waiting
+}
+
+// capacity is how much work that is bound by the clock a core does at its domain's OPP, in
+// cores of the fastest kind at their fastest.
+func (p *prices) capacity(core int, opp []int) float64 {
 	c := p.mach.Cores[core]
 	if i := opp[c.Domain]; i >= 0 {
 		return c.Capacity * p.speed[c.Domain][i]
 	}
 	return c.Capacity
+}
+
+// does is how much of some work it does.
+func (p *prices) does(core int, w work, opp []int) float64 {
+	if w.waiting == 0 {
+		return p.capacity(core, opp)
+	}
+	c := p.mach.Cores[core]
+	return c.Capacity * w.all() / p.tau(w, c.Domain, opp[c.Domain])
 }
 
 // A use is what cores are asked to do.
@@ -61,16 +93,26 @@ type use struct {
 	// the next: were its cost that of its busy time, a cluster that is awake for it would
 	// seem to be awake at any speed.
 	work, load []float64
-	nap        []units.Power
+	// waits are the parts of them that wait for memory; nil where none is known to.
+	waits, loadWaits []float64
+	nap              []units.Power
 	// opp is each domain's operating point, -1 where nothing runs or none is known.
 	opp []int
+}
+
+// of is what a core is asked for.
+func (u *use) of(core int) work {
+	if u.waits == nil {
+		return work{clocked: u.work[core]}
+	}
+	return work{u.work[core] - u.waits[core], u.waits[core]}
 }
 
 // above is the power of a core's domain above its deepest sleep when it is busy the share
 // u of the time. A core that cannot sleep spins through the rest. More than its whole time
 // (u > 1) is work left over: it still has its price, so that speeds compare by what the
 // work costs.
-func (p prices) above(core int, u float64, nap units.Power, opp int) units.Power {
+func (p *prices) above(core int, u float64, nap units.Power, opp int) units.Power {
 	d := p.mach.Cores[core].Domain
 	dom := p.mach.Domains[d]
 	if !dom.CanSleep {
@@ -81,7 +123,7 @@ func (p prices) above(core int, u float64, nap units.Power, opp int) units.Power
 
 // cost is the power of the machine above all its parts asleep. The cores of an island
 // are taken to be busy independently of one another: it sleeps while none is.
-func (p prices) cost(u use) units.Power {
+func (p *prices) cost(u use) units.Power {
 	var sum units.Power
 	var few [64]float64
 	asleep := few[:0]
@@ -93,6 +135,9 @@ func (p prices) cost(u use) units.Power {
 			continue
 		}
 		share := u.load[i] / p.capacity(i, u.opp)
+		if u.waits != nil {
+			share = p.tau(work{u.load[i] - u.loadWaits[i], u.loadWaits[i]}, c.Domain, u.opp[c.Domain]) / c.Capacity
+		}
 		if opp := u.opp[c.Domain]; opp >= 0 {
 			sum += p.above(i, share, u.nap[i], opp)
 		}
@@ -107,7 +152,7 @@ func (p prices) cost(u use) units.Power {
 }
 
 // alone is the power that a lone core of the domain keeps up around it.
-func (p prices) alone(domain int) units.Power {
+func (p *prices) alone(domain int) units.Power {
 	var sum units.Power
 	for _, is := range p.mach.Islands {
 		if is.CPUs.Overlaps(p.mach.Domains[domain].CPUs) {
@@ -117,9 +162,27 @@ func (p prices) alone(domain int) units.Power {
 	return sum
 }
 
-// critical returns the index of a domain's critical OPP when one of its cores works alone:
-// the power of the islands it keeps awake is then its to carry.
-func (p prices) critical(domain int) int { return p.crit[domain] }
+// critical is the index of a domain's critical OPP for some work, when one of its cores works
+// alone: the power of the islands that it keeps awake is then its to carry.
+func (p *prices) critical(w work, domain int) int {
+	if w.waiting == 0 && p.crit != nil {
+		return p.crit[domain]
+	}
+	d := p.mach.Domains[domain]
+	return d.Curve.Critical(d.Sleep-p.alone(domain), w.bound(), 1)
+}
+
+// criticals are those of all domains.
+func (p *prices) criticals(w work) []int {
+	if w.waiting == 0 && p.crit != nil {
+		return p.crit
+	}
+	out := make([]int, len(p.mach.Domains))
+	for i := range out {
+		out[i] = p.critical(w, i)
+	}
+	return out
+}
 
 // nap is a core's power in the deepest state that a class bears to leave. With none it
 // stays awake, its clock gated.
@@ -150,8 +213,13 @@ func (dom Domain) at(speed float64) int {
 // looks back 32 ms only.
 const burst = 1.5
 
-// governed is the OPP to which schedutil, with its quarter of headroom, drives a domain
-// whose busiest core is asked, on average, for a share of its time at its fastest.
-func (dom Domain) governed(share float64) int {
-	return dom.at(math.Min(1, 1.25*burst*share))
+// governed is the speed to which schedutil, with its quarter of headroom, drives a core that
+// of a capacity is asked, on average, for some work. It goes by the time that the core is
+// busy, times the clock: at speed s that is clocked + waiting s of its time at its fastest.
+func governed(w work, capacity float64) float64 {
+	const more = 1.25 * burst
+	if more*w.all() >= capacity {
+		return 1
+	}
+	return more * w.clocked / (capacity - more*w.waiting)
 }

@@ -17,6 +17,9 @@ type member struct {
 	containers []Container
 	demand     float64
 	average    float64
+	mix        work    // of a core of demand
+	least      float64 // MemoryBound of any of its containers
+	crit       []int   // critical OPPs, by domain
 	allowed    cpuset.Set
 	placeable  bool
 	alike      bool // all its containers may use all of allowed
@@ -29,7 +32,8 @@ func classes(in Input) []member {
 	names := tenantNames(in.Containers)
 	for i := range len(in.Policy.Classes) * len(names) {
 		c := in.Policy.Classes[i/len(names)]
-		m := member{Class: c, tenant: names[i%len(names)]}
+		m := member{Class: c, tenant: names[i%len(names)], least: 1}
+		waiting := 0.0
 		for _, ct := range in.Containers {
 			if ct.Class == c.Name && ct.Tenant == m.tenant {
 				want := ct.Demand
@@ -37,6 +41,8 @@ func classes(in Input) []member {
 					want = min(want, *c.CPULimit)
 				}
 				m.demand += want
+				waiting += want * ct.MemoryBound
+				m.least = min(m.least, ct.MemoryBound)
 				m.placeable = m.placeable || ct.CanPlace
 				m.containers = append(m.containers, ct)
 			}
@@ -56,6 +62,7 @@ func classes(in Input) []member {
 		if average, ok := in.Average[c.Name]; ok {
 			m.average = max(average*part(m.demand, in.Containers, c.Name), 1e-3)
 		}
+		m.mix = work{1 - waiting/m.demand, waiting / m.demand}
 		if len(m.containers) > 0 {
 			slices.SortFunc(m.containers, func(a, b Container) int { return strings.Compare(a.ID, b.ID) })
 			out = append(out, m)
@@ -66,11 +73,16 @@ func classes(in Input) []member {
 	})
 	// What no class names runs beside the last to choose.
 	if len(out) > 0 {
-		out[len(out)-1].demand += in.Other
-		out[len(out)-1].average += in.Other
+		last := &out[len(out)-1]
+		last.mix = last.mix.times(last.demand).plus(work{clocked: in.Other}).times(1 / (last.demand + in.Other))
+		last.demand += in.Other
+		last.average += in.Other
 	}
 	return out
 }
+
+// strictest is of the work that a slow clock slows down most of a class'.
+func (m member) strictest() work { return work{1 - m.least, m.least} }
 
 // part is a demand as a share of a class'.
 func part(demand float64, containers []Container, class string) float64 {
@@ -128,13 +140,20 @@ type search struct {
 }
 
 func newSearch(in Input) *search {
-	return &search{prices: newPrices(in.Machine), policy: in.Policy, online: in.Machine.Online(), containers: in.Containers, classes: classes(in)}
+	s := &search{prices: newPrices(in.Machine), policy: in.Policy, online: in.Machine.Online(), containers: in.Containers, classes: classes(in)}
+	for i := range s.classes {
+		s.classes[i].crit = s.criticals(s.classes[i].mix)
+	}
+	return s
 }
 
 func (s *search) empty() arrangement {
 	n := len(s.mach.Domains)
 	a := arrangement{use: use{work: make([]float64, len(s.mach.Cores)), load: make([]float64, len(s.mach.Cores)), nap: make([]units.Power, len(s.mach.Cores)), opp: make([]int, n)},
 		cheap: make([]int, n), slowest: make([]int, n), latency: make([]bool, n)}
+	if slices.ContainsFunc(s.classes, func(m member) bool { return m.mix.waiting > 0 }) {
+		a.waits, a.loadWaits = make([]float64, len(s.mach.Cores)), make([]float64, len(s.mach.Cores))
+	}
 	for i := range n {
 		a.opp[i], a.cheap[i], a.slowest[i] = -1, -1, -1
 	}
@@ -242,8 +261,8 @@ func (s *search) order(m member, cpus cpuset.Set) []int {
 		}
 		k := key{core: i, group: s.group(i), cost: -c.Capacity}
 		if dom := s.mach.Domains[c.Domain]; m.Objective == Energy && len(dom.Curve.OPPs) > 0 {
-			i := s.critical(c.Domain)
-			k.cost = float64(s.busy[c.Domain][i]-dom.Sleep) / s.speed[c.Domain][i] / c.Capacity
+			i := m.crit[c.Domain]
+			k.cost = float64(s.busy[c.Domain][i]-dom.Sleep) * s.tau(m.mix, c.Domain, i) / c.Capacity
 		}
 		if _, ok := s.bound(m, i); !ok {
 			k.late = 1
@@ -367,6 +386,9 @@ func (s *search) fastest(a arrangement, m member, cores []int) trial {
 // do, as the kernel's balancing does.
 func (s *search) with(a arrangement, m member, cores []int) arrangement {
 	a.work, a.load, a.nap, a.latency = slices.Clone(a.work), slices.Clone(a.load), slices.Clone(a.nap), slices.Clone(a.latency)
+	if a.waits != nil {
+		a.waits, a.loadWaits = slices.Clone(a.waits), slices.Clone(a.loadWaits)
+	}
 	level := func(i int) float64 { return a.work[i] / s.mach.Cores[i].Capacity }
 	byLevel := slices.Clone(cores)
 	slices.SortStableFunc(byLevel, func(i, k int) int { return cmp.Compare(level(i), level(k)) })
@@ -380,6 +402,10 @@ func (s *search) with(a arrangement, m member, cores []int) arrangement {
 		more := (have+m.demand)/room*s.mach.Cores[i].Capacity - a.work[i]
 		a.work[i] += more
 		a.load[i] += more * m.average / m.demand
+		if a.waits != nil {
+			a.waits[i] += more * m.mix.waiting
+			a.loadWaits[i] += more * m.mix.waiting * m.average / m.demand
+		}
 	}
 	for _, i := range cores {
 		d := s.mach.Cores[i].Domain
@@ -442,7 +468,7 @@ func (s *search) clocked(w site, speed float64, governed bool) arrangement {
 		}
 		a.opp[d] = max(a.opp[d], dom.at(speed))
 		if governed && a.latency[d] {
-			a.opp[d] = max(a.opp[d], dom.governed(w.busiest[k]))
+			a.opp[d] = max(a.opp[d], dom.at(w.busiest[k]))
 		}
 	}
 	a.cost = s.prices.cost(a.use)
@@ -465,10 +491,14 @@ func (s *search) judge(w site, a arrangement) trial {
 	return t
 }
 
-// busiest is the share of its time at its fastest that a domain's busiest core is asked for.
+// busiest is the speed to which schedutil drives a domain, for its busiest core.
 func (s *search) busiest(a arrangement, domain int) (most float64) {
 	for _, i := range s.prices.cores[domain] {
-		most = max(most, a.work[i]/s.mach.Cores[i].Capacity)
+		w := work{clocked: a.work[i]}
+		if a.waits != nil {
+			w = a.of(i)
+		}
+		most = max(most, governed(w, s.mach.Cores[i].Capacity))
 	}
 	return most
 }
@@ -476,12 +506,16 @@ func (s *search) busiest(a arrangement, domain int) (most float64) {
 // carried reports whether cores do what they are asked to within a share of their time,
 // and how much they would do in all of it.
 func (s *search) carried(a arrangement, cores []int, headroom float64) (ok bool, capacity float64) {
-	work := 0.0
+	asked := 0.0
 	for _, i := range cores {
-		capacity += s.capacity(i, a.opp)
-		work += a.work[i]
+		if a.waits == nil {
+			capacity += s.capacity(i, a.opp)
+		} else {
+			capacity += s.does(i, a.of(i), a.opp)
+		}
+		asked += a.work[i]
 	}
-	return work <= capacity*headroom*(1+1e-9), capacity
+	return asked <= capacity*headroom*(1+1e-9), capacity
 }
 
 // speeds returns the distinct ones of some domains, ascending.
@@ -506,29 +540,29 @@ func (s *search) speeds(domains []int) []float64 {
 // is then the awake idle power.
 func (s *search) bound(m member, core int) (opp int, ok bool) {
 	c := s.mach.Cores[core]
-	speeds := s.speed[c.Domain]
-	if m.MaxSlowdown == nil || len(speeds) == 0 {
+	opps := len(s.slow[c.Domain])
+	if m.MaxSlowdown == nil || opps == 0 {
 		return 0, true
 	}
-	for i, speed := range speeds {
-		if c.Capacity*speed*(1+*m.MaxSlowdown) >= 1-1e-9 {
+	for i := range opps {
+		if c.Capacity*(1+*m.MaxSlowdown) >= (1-1e-9)*s.tau(m.strictest(), c.Domain, i) {
 			return i, true
 		}
 	}
-	return len(speeds) - 1, false
+	return opps - 1, false
 }
 
 // meets reports whether an arrangement keeps a class's bound on some cores: with the clock,
 // and with the wait when all of them are busy.
 func (s *search) meets(m member, a arrangement, cores []int) bool {
 	if m.MaxSlowdown != nil && len(cores) > 0 {
-		work, capacity, slowest := 0.0, 0.0, math.Inf(1)
+		asked, slowest := 0.0, math.Inf(1)
 		for _, i := range cores {
-			work += a.work[i]
-			capacity += s.capacity(i, a.opp)
-			slowest = min(slowest, s.capacity(i, a.opp))
+			asked += a.work[i]
+			slowest = min(slowest, s.does(i, m.strictest(), a.opp))
 		}
-		busy := math.Pow(min(1, work/capacity), float64(len(cores)))
+		_, capacity := s.carried(a, cores, 1)
+		busy := math.Pow(min(1, asked/capacity), float64(len(cores)))
 		if slowest*(1-busy)*(1+*m.MaxSlowdown) < 1-1e-9 && busy > 0.05 {
 			return false
 		}

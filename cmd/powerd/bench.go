@@ -50,8 +50,9 @@ A machine is two clusters of a platform's cores (a file of configs/platforms/ by
 any such file), or one of those composed of more: epyc-32-cores, hi3660, rk3399,
 xeon-2-sockets. A load is one by name, or a file: jobs (CSV: release,deadline,work), a
 utilisation trace (CSV: time_s,container,utilisation in percent), percentages one a line
-for 300 s each, or rt-app's JSON. Policies are governors, powerd, oracle-static (the best
-single operating point, known afterwards) and opp0, opp1, ...
+for 300 s each, or rt-app's JSON. Policies are governors, powerd, powerd-uncounted (without
+counters of cycles and instructions), oracle-static (the best single operating point,
+known afterwards) and opp0, opp1, ...
 
 --html writes a page with plots as well, which needs nothing but a browser.
 
@@ -66,7 +67,7 @@ one policy after the other; it needs root and a meter, and restores all it chang
 	fl.StringVar(&machine, "machine", "sim", "where: sim, simulated machines, or host, this one, by its meter")
 	fl.StringVar(&config, "config", "", "policy file of powerd (default: the one that powerd comes with)")
 	fl.StringVar(&platform, "platform", "", "machines, separated by commas (default all of one kind of core that powerd comes with)")
-	fl.StringVar(&load, "load", "", "loads, separated by commas: "+strings.Join(loads.Names(), ", ")+", or files (default all named)")
+	fl.StringVar(&load, "load", "", "loads, separated by commas: "+strings.Join(loads.Names(), ", ")+", or files (default all named but memory)")
 	fl.StringVar(&shared, "shared", "0,10,30", "power around a cluster while it is awake, in percent of its cores' at their fastest")
 	fl.StringVar(&policy, "policy", "", "policies, separated by commas (default all; on the host powerd, performance, schedutil, ondemand)")
 	fl.DurationVar(&span, "for", simSpan, "time on the machine's clock")
@@ -93,7 +94,7 @@ one policy after the other; it needs root and a meter, and restores all it chang
 		}
 		defer drop()
 		show, began, done := u.progress("cases"), time.Now(), 0
-		names, total := list(load, loads.Names()), 0
+		names, total := list(load, loads.Table()), 0
 		each := func(r bench.Row) {
 			done++
 			left := time.Since(began) * time.Duration(total-done) / time.Duration(done)

@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/powerd/powerd/configs"
+	"github.com/powerd/powerd/internal/counters"
 	"github.com/powerd/powerd/internal/daemon"
 	"github.com/powerd/powerd/internal/energy"
 	"github.com/powerd/powerd/internal/sysfs"
@@ -190,6 +191,9 @@ each of the kernel's governors, for comparison. Those joules are modelled.`,
 // everything back.
 func govern(ctx context.Context, u *ui, w *world, dryRun bool) (err error) {
 	o := daemon.Options{FS: w.fs, Label: w.label, Config: w.config, Platform: w.platform, Calibrated: w.calibrated}
+	if w.label == "host" {
+		o.Counters = counters.Host(w.root)
+	}
 	for _, p := range w.problems {
 		u.notef("left out a calibration: %v", p)
 	}

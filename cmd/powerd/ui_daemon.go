@@ -50,12 +50,25 @@ func (u *ui) restored(outcomes []sysfs.Restored) {
 func (u *ui) first(s *daemon.Snapshot) {
 	u.notef("governing %s: cpus %s, %d clocks, %d containers", s.Machine, s.Online, len(s.Plan.Bands), len(s.Containers))
 	u.notef("energy: %s", meterLine(s.Energy))
+	u.notef("work: %s", countingLine(s.Counting))
 	if len(s.Suspects) > 0 {
 		u.notef("also running, and known to set the same files: %s", strings.Join(s.Suspects, ", "))
 	}
 	for _, w := range s.Warnings {
 		u.notef("%v", w)
 	}
+}
+
+// countingLine says how it is known what work is bound by.
+func countingLine(c daemon.CountingState) string {
+	if c.Descriptors == 0 && c.Why != "" {
+		return "all taken to be bound by the clock: " + c.Why
+	}
+	line := fmt.Sprintf("cycles and instructions of %d containers are counted, with %d descriptors", c.Containers, c.Descriptors)
+	if c.Why != "" {
+		line += ": " + c.Why
+	}
+	return line
 }
 
 func meterLine(e daemon.EnergyState) string {
@@ -185,6 +198,7 @@ func (u *ui) status(s *daemon.Snapshot) {
 	head.row(fmt.Sprintf("pid %d governs %s, tick %d, %d writes, %d failed, %d drifted; %d files to restore at its end",
 		s.Pid, s.Machine, s.Tick, s.Counters.Writes, s.Counters.Failures, s.Counters.Drift, s.Pending))
 	head.row(fmt.Sprintf("the last tick took %v of cpu time; powerd holds %d MiB of memory", s.CPUTime.Round(10*time.Microsecond), s.Resident>>20))
+	head.row("work: " + countingLine(s.Counting))
 	if len(s.Suspects) > 0 {
 		head.row("also running, and known to set the same files: " + strings.Join(s.Suspects, ", "))
 	}
@@ -195,7 +209,7 @@ func (u *ui) status(s *daemon.Snapshot) {
 	en.row(fmt.Sprintf("of that base (idle and shared) %v, outside the classes %v, containers that are gone %v", e.BaseUJ, e.OtherUJ, e.GoneUJ))
 	charged := section{title: "charged"}
 	for _, c := range s.Containers {
-		charged.row(c.ID, c.Class, c.Energy.String(), fmt.Sprintf("%.2f cores", c.Demand), "cpus "+dash(c.CPUs), "cpu.max "+dash(c.Max))
+		charged.row(c.ID, c.Class, c.Energy.String(), fmt.Sprintf("%.2f cores", c.Demand), fmt.Sprintf("%.0f %% bound by the clock (%s)", 100*c.CPUBound, c.Bound), "cpus "+dash(c.CPUs), "cpu.max "+dash(c.Max))
 	}
 	trouble := section{title: "trouble"}
 	for _, d := range s.Outcome.Drift {

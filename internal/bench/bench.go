@@ -36,6 +36,10 @@ type Case struct {
 // Static ones.
 const Powerd = "powerd"
 
+// Uncounted is powerd on a machine whose processor counts no cycles and instructions, as a
+// virtual one's: all work is taken to be bound by the clock.
+const Uncounted = "powerd-uncounted"
+
 // Static returns the policy that pins every clock to an operating point.
 func Static(opp int) string { return fmt.Sprint("opp", opp) }
 
@@ -98,8 +102,10 @@ func (r Result) Late() bool { return !r.inTime() }
 // which is the daemon that runs on real machines, with its journal in a folder of its own,
 // over the simulated files.
 func Run(ctx context.Context, c Case, policy string, config configs.Config) (Result, error) {
-	if policy == Powerd {
+	if policy == Powerd || policy == Uncounted {
+		c.Machine.Spec.NoCounters = c.Machine.Spec.NoCounters || policy == Uncounted
 		r, _, err := Daemon(ctx, c, config, false, func(*daemon.Snapshot) {})
+		r.Policy = policy
 		return r, err
 	}
 	governor, opp := policy, -1
@@ -165,7 +171,7 @@ func Daemon(ctx context.Context, c Case, config configs.Config, dryRun bool, eac
 	if err != nil {
 		return Result{}, nil, err
 	}
-	o := daemon.Options{FS: m, Label: c.Machine.Spec.Name, Config: config, Platform: c.Machine.Platform, Calibrated: c.Machine.Kinds}
+	o := daemon.Options{FS: m, Label: c.Machine.Spec.Name, Config: config, Platform: c.Machine.Platform, Calibrated: c.Machine.Kinds, Counters: m}
 	if !dryRun {
 		dir, err := os.MkdirTemp("", "powerd-sim-")
 		if err != nil {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/powerd/powerd/configs"
+	"github.com/powerd/powerd/internal/counters"
 	"github.com/powerd/powerd/internal/daemon"
 	"github.com/powerd/powerd/internal/energy"
 	"github.com/powerd/powerd/internal/loads"
@@ -113,7 +114,7 @@ func (h *Host) Run(ctx context.Context, c Case, policy string, config configs.Co
 	defer all.Wait()
 	defer cancel(nil) // first: what waits for all must see it
 	if policy == Powerd {
-		d := daemon.New(daemon.Options{FS: h.FS, Label: "host", Journal: h.Journal, Config: config, Platform: h.Platform, Calibrated: h.Calibrated})
+		d := daemon.New(daemon.Options{FS: h.FS, Label: "host", Journal: h.Journal, Config: config, Platform: h.Platform, Calibrated: h.Calibrated, Counters: counters.Host("/")})
 		all.Go(func() {
 			d.Run(ctx, func(*daemon.Snapshot) {})
 			_, closed = d.Close()

@@ -13,6 +13,7 @@ import (
 	"github.com/powerd/powerd/configs"
 	"github.com/powerd/powerd/containers"
 	"github.com/powerd/powerd/cpufreq"
+	"github.com/powerd/powerd/internal/counters"
 	"github.com/powerd/powerd/internal/energy"
 	"github.com/powerd/powerd/internal/sysfs"
 	"github.com/powerd/powerd/placement"
@@ -32,6 +33,9 @@ type Options struct {
 	// Calibrated are what powerd calibrate has measured; they go before Platform where
 	// they are of this machine.
 	Calibrated []energy.Platform
+	// Counters count the containers' cycles and instructions; nil does not, and all work is
+	// taken to be bound by the clock.
+	Counters counters.Source
 }
 
 // A Daemon governs one machine. Its methods but Snapshot are for one goroutine.
@@ -45,6 +49,8 @@ type Daemon struct {
 	platform *energy.Platform
 	measured []energy.Platform
 	observer *observer
+	counting *counting
+	probing  *probing
 
 	ticks        int
 	rediscovered bool
@@ -83,6 +89,7 @@ func New(o Options) *Daemon {
 		teach(d.journal)
 	}
 	d.observer = newObserver(d.fs)
+	d.counting, d.probing = newCounting(o.Counters), newProbing()
 	return d
 }
 
@@ -127,6 +134,7 @@ func (d *Daemon) Place(ctx context.Context) error {
 // of each file; an error if one could not be restored.
 func (d *Daemon) Close() ([]sysfs.Restored, error) {
 	d.observer.close()
+	d.counting.close()
 	if d.journal == nil {
 		return nil, nil
 	}

@@ -24,9 +24,15 @@ type Hardware struct {
 	Policies []cpufreq.Policy
 	Idle     *cstates.System
 	Machine  placement.Machine // curves as their source has them, nothing learned
-	// domainOf is the index of each policy's domain.
+	// domainOf is the index of each policy's domain, clockOf of each cpu's.
 	domainOf map[units.PolicyID]int
-	Meter    *energy.Source // nil: the model must do
+	clockOf  map[cpuset.CPU]int
+	// kindOf is for each domain the index of the first one of cores like its.
+	kindOf []int
+	Meter  *energy.Source // nil: the model must do
+	// CPUBound is the share of work's time that is taken to scale with the clock where it
+	// is not known: the platform's, or all.
+	CPUBound float64
 	Warnings []sysfs.Warning
 	// measured are the platforms that powerd calibrate made on this machine.
 	measured []energy.Platform
@@ -36,7 +42,10 @@ type Hardware struct {
 // platform, which may be nil, or else by what firmware says.
 func readHardware(m sysfs.FS, platform *energy.Platform, calibrated []energy.Platform) *Hardware {
 	r := sysfs.NewReader(m)
-	h := &Hardware{Topology: topology.Read(r), domainOf: map[units.PolicyID]int{}}
+	h := &Hardware{Topology: topology.Read(r), domainOf: map[units.PolicyID]int{}, clockOf: map[cpuset.CPU]int{}, CPUBound: 1}
+	if platform != nil && platform.Workload.Window > 0 { // it has one
+		h.CPUBound = platform.Workload.CPUBound
+	}
 	if s := cpufreq.Read(r); s != nil {
 		for _, p := range s.Policies {
 			if !p.Inactive && p.CPUs().Overlaps(h.Topology.Online) {
@@ -52,6 +61,7 @@ func readHardware(m sysfs.FS, platform *energy.Platform, calibrated []energy.Pla
 	h.cores()
 	h.calibrated(r, calibrated)
 	h.domains(firmware, platform)
+	h.kinds()
 	h.Machine.Groups = h.Topology.CacheGroups() // what packing goes by
 	h.islands(platform)
 	h.Meter = energy.Best(energy.Discover(r))
@@ -99,6 +109,36 @@ func (h *Hardware) cores() {
 		}
 		h.Machine.Cores = append(h.Machine.Cores, placement.Core{CPUs: cpus, Domain: at, Capacity: 1})
 	}
+}
+
+// kinds tells which domains' cores are alike.
+func (h *Hardware) kinds() {
+	capacity := make([]float64, len(h.Machine.Domains))
+	for _, c := range h.Machine.Cores {
+		capacity[c.Domain] = c.Capacity
+		for cpu := range c.CPUs.All() {
+			h.clockOf[cpu] = c.Domain
+		}
+	}
+	for d := range h.Machine.Domains {
+		kind := d
+		for o := range d {
+			if h.fastest(o) == h.fastest(d) && capacity[o] == capacity[d] {
+				kind = o
+				break
+			}
+		}
+		h.kindOf = append(h.kindOf, kind)
+	}
+}
+
+// fastest is a domain's fastest clock; 0 where it is not known.
+func (h *Hardware) fastest(domain int) units.Frequency {
+	opps := h.Machine.Domains[domain].Curve.OPPs
+	if len(opps) == 0 {
+		return 0
+	}
+	return opps[len(opps)-1].Frequency
 }
 
 // calibratedSource is what a domain's prices are said to come from.
@@ -172,7 +212,6 @@ func (h *Hardware) domains(firmware []map[units.Frequency]units.Power, platform 
 	}
 	for i := range h.Machine.Domains {
 		d := &h.Machine.Domains[i]
-		d.CPUBound = 1
 		d.CanSleep = h.canSleep(d.CPUs.Min())
 		if len(d.Policies) == 0 {
 			continue

@@ -27,6 +27,8 @@ type model struct {
 	curves []cpufreq.Curve
 	of     *Hardware
 	demand map[containers.ID]float64 // in cores of the fastest kind at their fastest
+	// bounds is what was learned of the containers' work.
+	bounds map[containers.ID]bound
 	// charged is what containers with a budget were charged lately.
 	charged map[containers.ID]charge
 	other   float64
@@ -45,6 +47,8 @@ type interval struct {
 	// curve of the source.
 	busy [][]float64
 	cost []units.Cost
+	// share is each OPP's part of each domain's time; nil where nothing controls the clock.
+	share [][]float64
 	// speed is the mean speed of each domain's clock, relative to its fastest.
 	speed []float64
 	used  map[containers.ID]time.Duration
@@ -86,8 +90,9 @@ func between(last, seen *Seen) (iv interval, ok bool) {
 		}
 	}
 	busyTotal := 0.0
+	iv.share = share
 	for d, dom := range h.Machine.Domains {
-		iv.speed[d] = 1
+		iv.speed[d] = h.pace(iv, d, 1)
 		busy := 0.0
 		for c := range dom.CPUs.All() {
 			if int(c) < len(seen.Busy) && int(c) < len(last.Busy) {
@@ -100,11 +105,11 @@ func between(last, seen *Seen) (iv interval, ok bool) {
 			continue
 		}
 		iv.busy[d] = make([]float64, len(share[d]))
-		iv.speed[d] = 0
 		for i, s := range share[d] {
 			iv.busy[d][i] = busy * s
-			iv.cost[d] += dom.Curve.Power(i, dom.CPUBound, 1).Over(units.Seconds(busy * s))
-			iv.speed[d] += s / dom.Curve.Tau(i, dom.CPUBound)
+			// A core that waits for memory is taken to cost what one costs that works: so
+			// what a container's work is bound by does not change its charge.
+			iv.cost[d] += dom.Curve.Power(i, 1, 1).Over(units.Seconds(busy * s))
 		}
 	}
 	for _, is := range h.Machine.Islands {
@@ -163,7 +168,7 @@ func shares(before, after []time.Duration, n int) []float64 {
 
 // learn returns the model with what happened since the last reading.
 func (m model) learn(last, seen *Seen) (next model) {
-	next = model{power: m.power, shown: m.shown, curves: m.curves, of: m.of, demand: make(map[containers.ID]float64, len(seen.Containers)), charged: m.charged, other: m.other}
+	next = model{power: m.power, shown: m.shown, curves: m.curves, of: m.of, demand: make(map[containers.ID]float64, len(seen.Containers)), bounds: m.bounds, charged: m.charged, other: m.other}
 	if next.power == (energy.Model{}) {
 		next.power = energy.NewModel(prior(seen.Hardware))
 	}
@@ -171,6 +176,9 @@ func (m model) learn(last, seen *Seen) (next model) {
 	next.average, next.steady, next.watched = m.average, m.steady, m.watched
 	iv, ok := between(last, seen)
 	if !ok {
+		if last != nil && last.Hardware != seen.Hardware {
+			next.bounds = nil // other cpus, perhaps of other kinds
+		}
 		for _, c := range seen.Containers {
 			if was, known := m.demand[c.ID]; known {
 				next.demand[c.ID] = was
@@ -180,6 +188,7 @@ func (m model) learn(last, seen *Seen) (next model) {
 	}
 	next.last = iv
 	h := seen.Hardware
+	next.bounds = next.count(seen)
 	for _, c := range seen.Containers {
 		used, known := iv.used[c.ID]
 		if !known {
@@ -189,14 +198,14 @@ func (m model) learn(last, seen *Seen) (next model) {
 		if c.CPUs != nil && !c.CPUs.Empty() {
 			where = *c.CPUs
 		}
-		now := used.Seconds() / float64(iv.seconds) * h.speed(iv, where)
+		now := used.Seconds() / float64(iv.seconds) * h.speed(iv, where, next.bounds[c.ID].of(h))
 		if saturated(last, seen, where) {
 			now *= reach
 		}
 		next.demand[c.ID] = follow(m.demand[c.ID], now)
 	}
 	next.watch(seen, iv.seconds)
-	next.other = follow(m.other, float64(iv.other/iv.seconds)*h.speed(iv, h.Topology.Online))
+	next.other = follow(m.other, float64(iv.other/iv.seconds)*h.speed(iv, h.Topology.Online, 1))
 	if iv.measured != nil {
 		s := energy.Sample{Seconds: iv.seconds, Energy: *iv.measured - units.Energy(iv.shared)}
 		for d := range iv.busy {
@@ -301,14 +310,34 @@ func prior(h *Hardware) (base, core units.Power) {
 	return base, max(core, units.Milliwatt)
 }
 
-// speed is the mean speed of some cpus in an interval, in fastest cores.
-func (h *Hardware) speed(iv interval, cpus cpuset.Set) float64 {
+// pace is the mean speed of a domain in an interval, relative to its fastest, for work of
+// which a share scales with the clock.
+func (h *Hardware) pace(iv interval, domain int, cpuBound float64) (speed float64) {
+	if iv.share[domain] == nil {
+		return 1
+	}
+	for i, s := range iv.share[domain] {
+		speed += s / h.Machine.Domains[domain].Curve.Tau(i, cpuBound)
+	}
+	return speed
+}
+
+// speed is the mean speed of some cpus in an interval, in fastest cores, for work of which a
+// share scales with the clock.
+func (h *Hardware) speed(iv interval, cpus cpuset.Set, cpuBound float64) float64 {
 	sum, n := 0.0, 0
+	domain, speed := -1, 0.0
 	for _, c := range h.Machine.Cores {
-		if c.CPUs.Overlaps(cpus) {
-			sum += c.Capacity * iv.speed[c.Domain]
-			n++
+		if !c.CPUs.Overlaps(cpus) {
+			continue
 		}
+		if c.Domain != domain {
+			if domain, speed = c.Domain, iv.speed[c.Domain]; cpuBound != 1 {
+				speed = h.pace(iv, domain, cpuBound)
+			}
+		}
+		sum += c.Capacity * speed
+		n++
 	}
 	if n == 0 {
 		return 1
@@ -373,7 +402,7 @@ func (m model) input(config configs.Config, seen *Seen, own func(Contained) (lim
 		if !known {
 			demand = newcomer
 		}
-		pc := placement.Container{ID: string(c.ID), Class: class, Demand: demand, Allowed: c.Allowed,
+		pc := placement.Container{ID: string(c.ID), Class: class, Demand: demand, MemoryBound: 1 - m.bounds[c.ID].of(h), Allowed: c.Allowed,
 			CanPlace: c.CPUs != nil, CanLimit: c.Max != nil}
 		if c.CPUs != nil {
 			pc.CPUs = *c.CPUs
@@ -423,7 +452,7 @@ func sameInput(a, b placement.Input) bool {
 				(len(x.Curve.OPPs) == 0 || &x.Curve.OPPs[0] == &y.Curve.OPPs[0]) // the same prices
 		}) &&
 		slices.EqualFunc(a.Containers, b.Containers, func(x, y placement.Container) bool {
-			return x.ID == y.ID && x.Class == y.Class && x.Demand == y.Demand && x.CanPlace == y.CanPlace && x.CanLimit == y.CanLimit &&
+			return x.ID == y.ID && x.Class == y.Class && x.Demand == y.Demand && x.MemoryBound == y.MemoryBound && x.CanPlace == y.CanPlace && x.CanLimit == y.CanLimit &&
 				x.Tenant == y.Tenant && x.Budget == y.Budget && x.Power == y.Power && x.Used == y.Used && x.Limit == y.Limit && x.OwnLimit == y.OwnLimit &&
 				x.Allowed.Equal(y.Allowed) && x.CPUs.Equal(y.CPUs)
 		})

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/powerd/powerd/containers"
+	"github.com/powerd/powerd/internal/counters"
 	"github.com/powerd/powerd/internal/cpuset"
 	"github.com/powerd/powerd/internal/energy"
 	"github.com/powerd/powerd/internal/sysfs"
@@ -35,6 +36,9 @@ type Seen struct {
 	Mount      string // of the cgroup hierarchy; empty if there is none
 	// Meter is what the machine's meter shows; nil without one.
 	Meter *energy.Reading
+	// Counts are what the work of the containers that are counted did on each cpu since the
+	// last reading.
+	Counts map[containers.ID][]counters.Count
 	// Problems are what could not be read, one line each.
 	Problems []sysfs.Warning
 }
@@ -247,6 +251,7 @@ func (d *Daemon) observe(now time.Time) *Seen {
 		}
 	}
 	d.observeContainers(s, problem)
+	d.counting.observe(s, d.model.demand, problem)
 	return s
 }
 

@@ -29,6 +29,7 @@ type Snapshot struct {
 	Outcome    Outcome          `json:"outcome"`
 	Energy     EnergyState      `json:"energy"`
 	Counters   Counters         `json:"counters"`
+	Counting   CountingState    `json:"counting"`
 	Suspects   []string         `json:"suspects"`
 	Warnings   []sysfs.Warning  `json:"warnings"`
 	Pending    int              `json:"journal_entries"`
@@ -64,6 +65,19 @@ type ContainerState struct {
 	Energy   units.Energy  `json:"energy_uj"`
 	LastUJ   units.Energy  `json:"interval_uj"`
 	Throttle time.Duration `json:"throttled_ns"`
+	// CPUBound is the share of its time at the fastest clock that scales with the clock,
+	// and Bound where that is from.
+	CPUBound float64 `json:"cpu_bound"`
+	Bound    string  `json:"cpu_bound_from"`
+}
+
+// CountingState is of the counters of cycles and instructions.
+type CountingState struct {
+	// Containers that are counted, with so many descriptors.
+	Containers  int `json:"containers"`
+	Descriptors int `json:"descriptors"`
+	// Why nothing is counted, or not all that should be; empty where all is well.
+	Why string `json:"why"`
 }
 
 // EnergyState is the ledger.
@@ -84,7 +98,7 @@ type EnergyState struct {
 
 func (d *Daemon) snapshot(seen *Seen, plan *placement.Plan, outcome Outcome, iv energy.Interval, cpu time.Duration) *Snapshot {
 	s := &Snapshot{Machine: d.label, Pid: os.Getpid(), Tick: d.ticks, At: seen.At, DryRun: d.journal == nil, Online: seen.Hardware.Topology.Online.String(),
-		Plan: plan, Outcome: outcome, Counters: d.counters, CPUTime: cpu}
+		Plan: plan, Outcome: outcome, Counters: d.counters, CPUTime: cpu, Counting: d.counting.state()}
 	if d.journal != nil {
 		s.Pending = d.journal.Pending()
 	}
@@ -114,6 +128,7 @@ func (d *Daemon) snapshot(seen *Seen, plan *placement.Plan, outcome Outcome, iv 
 	var here units.Energy
 	for _, c := range seen.Containers {
 		cs := ContainerState{ID: string(c.ID), Class: c.Class, Demand: d.model.demand[c.ID], Energy: d.ledger.Containers[string(c.ID)], LastUJ: last[string(c.ID)], Throttle: c.Stat.Waited}
+		cs.CPUBound, cs.Bound = d.model.bounds[c.ID].of(seen.Hardware), d.model.bounds[c.ID].from(seen.Hardware)
 		if c.CPUs != nil {
 			cs.CPUs = c.CPUs.String()
 		}

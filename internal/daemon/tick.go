@@ -10,8 +10,9 @@ func (d *Daemon) Tick(now time.Time) *Snapshot {
 
 	d.model = d.model.learn(d.last, seen) // a new value each time
 
-	input := d.model.input(d.config, seen, d.limits)
-	plan := d.decide(input) // pure; not asked again while the input stands
+	input := d.probing.hide(d.model.input(d.config, seen, d.limits), d.lastPlan, seen.Hardware, d.ticks)
+	plan := d.decide(input)                                                    // pure; not asked again while the input stands
+	plan = d.probing.look(plan, input, seen.Hardware, d.model.bounds, d.ticks) // now and then at another clock
 
 	d.forget(d.last, seen) // cgroups that are gone
 	changes := d.difference(plan, seen)
@@ -33,6 +34,7 @@ func (d *Daemon) Tick(now time.Time) *Snapshot {
 func (d *Daemon) PlaceNow(now time.Time) {
 	clear(d.observer.files) // a newcomer may have an old one's name
 	seen := d.observe(now)
-	plan := d.decide(d.model.input(d.config, seen, d.limits))
+	input := d.probing.hide(d.model.input(d.config, seen, d.limits), d.lastPlan, seen.Hardware, d.ticks)
+	plan := d.probing.look(d.decide(input), input, seen.Hardware, d.model.bounds, d.ticks)
 	d.apply(d.difference(plan, seen)) // what failed the next tick tries and tells
 }

@@ -60,12 +60,17 @@ var kinds = map[string]kind{
 	"churn": {"containers of seconds that come and go", false, churn},
 	"trace": {"virtual machines' utilisation by the second, 13 % on average with bursts", true, trace},
 	"jobs":  {"single jobs with releases and deadlines", true, jobs},
+
+	"memory": {"jobs as batch's, half to four fifths of whose time they wait for memory", false, memory},
+}
+
+// Table returns the loads of the table of docs/energy.md.
+func Table() []string {
+	return []string{"media", "batch", "web", "mixed", "churn", "trace", "jobs"}
 }
 
 // Names returns the loads that Named knows.
-func Names() []string {
-	return []string{"media", "batch", "web", "mixed", "churn", "trace", "jobs"}
-}
+func Names() []string { return append(Table(), "memory") }
 
 // Named makes a load for a machine with so many cores (in units of its fastest) and a
 // run of length span.
@@ -93,11 +98,21 @@ func media(cores float64, _ time.Duration, _ *rand.Rand) (out []Container) {
 	return out
 }
 
-func batch(cores float64, _ time.Duration, rng *rand.Rand) (out []Container) {
+func batch(cores float64, _ time.Duration, rng *rand.Rand) []Container {
+	return longJobs(cores, rng, 1, 0.8, 0.5)
+}
+
+// memory is what scans tables and joins them, or multiplies sparse matrices.
+func memory(cores float64, _ time.Duration, rng *rand.Rand) []Container {
+	return longJobs(cores, rng, 0.5, 0.35, 0.2)
+}
+
+// longJobs are containers with jobs of seconds, bound by the clock for shares by turns.
+func longJobs(cores float64, rng *rand.Rand, bounds ...float64) (out []Container) {
 	for i := range copies(cores, 4) {
 		work := time.Duration(800+rng.IntN(2400)) * ms
 		every := 3 * work
-		bound := []float64{1, 0.8, 0.5}[i%3]
+		bound := bounds[i%len(bounds)]
 		out = append(out, Container{Workload: slow(sim.Workload{Cgroup: fmt.Sprintf("powerd/batch-%d", i), CPUBound: bound,
 			Jobs: func(rng *rand.Rand) func() (sim.Job, bool) {
 				at := time.Duration(rng.Int64N(int64(every)))

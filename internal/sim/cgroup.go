@@ -40,6 +40,7 @@ type cgroup struct {
 	waited    time.Duration
 	wait      []*task
 	attrs     map[string]string
+	counters  []*counter
 }
 
 func (m *Machine) newCgroup(parent *cgroup, p string) *cgroup {

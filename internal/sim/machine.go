@@ -49,6 +49,9 @@ type Machine struct {
 	foreign    map[string]bool
 	nextSecond time.Duration
 	meter      meter
+	counters   []*counter
+	// instructions are those of a nanosecond of work.
+	instructions float64
 }
 
 // What each event touches comes first, in few cache lines.
@@ -176,6 +179,7 @@ type task struct {
 	earlier   [][]time.Duration // and before: in pieces, for one that grew would be copied
 	backlog   []Job             // released after job
 	waits     *cgroup           // for this one's quota
+	pulse     pulse             // how fast it is counted
 	w         Workload
 }
 
@@ -237,6 +241,7 @@ func New(c Config) (*Machine, error) {
 		}
 	}
 	for _, d := range m.domains {
+		m.instructions = max(m.instructions, float64(d.frequency(len(d.curve.OPPs)-1))/1e6)
 		d.samples = make([]sample, len(d.cpus))
 	}
 	for k, size := range [events]int{changed: len(m.cpus), sampled: len(m.domains)} {
@@ -353,6 +358,9 @@ func (m *Machine) Advance(d time.Duration) {
 		if kind == events {
 			m.nextSecond += time.Second
 			m.meter.second(m)
+			if m.spec.Flicker > 0 {
+				m.flicker()
+			}
 			m.misfortune()
 		} else {
 			m.happen(kind, m.queues[kind].next.id)

@@ -109,6 +109,9 @@ func (c *core) rest() uint64 {
 
 // pace sets how fast a task uses time and energy, and does its work.
 func (m *Machine) pace(t *task, share, power, speed uint64) {
+	if len(m.counters) > 0 {
+		m.count(t, share, speed)
+	}
 	if share == t.share && power == t.power && speed == t.speed {
 		return
 	}

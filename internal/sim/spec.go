@@ -22,6 +22,10 @@ type Spec struct {
 	Meter string
 	// Range is the RAPL counter's, in microjoules; 0 is 262143328850.
 	Range uint64
+	// NoCounters has the processor count no cycles and instructions, and Flicker is the
+	// standard deviation, relatively, of the instructions that it counts in a second.
+	NoCounters bool
+	Flicker    float64
 }
 
 // A Cluster is cores that share a last-level cache and the power around it.

@@ -17,7 +17,7 @@ import (
 )
 
 // ownCgroup makes a cgroup below the test's own, and returns its name from the root.
-func ownCgroup(t *testing.T) string {
+func ownCgroup(t testing.TB) string {
 	t.Helper()
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
@@ -53,7 +53,7 @@ func ownCgroup(t *testing.T) string {
 }
 
 // busy starts a process in a cgroup that never rests, and returns what ends it.
-func busy(t *testing.T, dir string) func() {
+func busy(t testing.TB, dir string) func() {
 	t.Helper()
 	d, err := os.Open(dir)
 	if err != nil {
@@ -76,7 +76,7 @@ func software() *Perf {
 	return &Perf{root: "/", kind: unix.PERF_TYPE_SOFTWARE, events: [2]uint64{unix.PERF_COUNT_SW_TASK_CLOCK, unix.PERF_COUNT_SW_CONTEXT_SWITCHES}}
 }
 
-func online(t *testing.T) cpuset.Set {
+func online(t testing.TB) cpuset.Set {
 	t.Helper()
 	data, err := os.ReadFile("/sys/devices/system/cpu/online")
 	if err != nil {
@@ -263,4 +263,22 @@ func TestHybrid(t *testing.T) {
 			t.Errorf("cpu %d: %#x, want %#x", cpu, got, want)
 		}
 	}
+}
+
+// BenchmarkRead is a reading of one container on all cpus, with work on one of them.
+func BenchmarkRead(b *testing.B) {
+	dir := ownCgroup(b)
+	defer busy(b, dir)()
+	c, err := software().Open(dir, online(b))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	var list []Count
+	for b.Loop() {
+		if list, err = c.Read(list[:0]); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(list)), "ns/cpu")
 }

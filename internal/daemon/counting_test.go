@@ -146,6 +146,33 @@ func TestBoundOfNewcomer(t *testing.T) {
 	if s = ticks(t, m, d, 200); s.Containers[0].CPUBound < 0.95 {
 		t.Errorf("work bound by the clock: %+v", s.Containers[0])
 	}
+	// One that comes before the tick that would have seen that its forerunner has gone.
+	first := d.counting.open["powerd/w0"]
+	if err := m.End("powerd/w0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Start(sim.Workload{Cgroup: "powerd/w0", Period: 400 * time.Millisecond, Work: 80 * time.Millisecond, CPUBound: 0.3}); err != nil {
+		t.Fatal(err)
+	}
+	if s = ticks(t, m, d, 2); s.Containers[0].Bound != "assumed" || d.counting.open["powerd/w0"] == first {
+		t.Errorf("another of its name, at once: %+v", s.Containers[0])
+	}
+}
+
+// Two that use about as much do not take turns.
+func TestCountingStays(t *testing.T) {
+	m, d := waiting(t, "", asIs, itself, 1, 1)
+	ticks(t, m, d, 3)
+	problem := func(file string, err error) { t.Errorf("%s: %v", file, err) }
+	d.counting.close()
+	d.counting.limit = counters.Descriptors * d.last.Containers[0].CPUs.Len()
+	for i, want := range []containers.ID{"powerd/w0", "powerd/w0", "powerd/w1", "powerd/w1"} {
+		demand := [][2]float64{{0.5, 0.45}, {0.5, 0.6}, {0.5, 0.8}, {0.6, 0.5}}[i]
+		d.counting.observe(d.last, map[containers.ID]float64{"powerd/w0": demand[0], "powerd/w1": demand[1]}, problem)
+		if len(d.counting.open) != 1 || d.counting.open[want] == nil {
+			t.Errorf("with demands of %v %d are counted, not %s", demand, len(d.counting.open), want)
+		}
+	}
 }
 
 // A ledger of counters lets a source refuse, and tells what is open.

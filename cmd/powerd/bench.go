@@ -66,7 +66,7 @@ one policy after the other; it needs root and a meter, and restores all it chang
 	fl := cmd.Flags()
 	fl.StringVar(&machine, "machine", "sim", "where: sim, simulated machines, or host, this one, by its meter")
 	fl.StringVar(&config, "config", "", "policy file of powerd (default: the one that powerd comes with)")
-	fl.StringVar(&platform, "platform", "", "machines, separated by commas (default all of one kind of core that powerd comes with)")
+	fl.StringVar(&platform, "platform", "", "machines, separated by commas (default all that powerd comes with)")
 	fl.StringVar(&load, "load", "", "loads, separated by commas: "+strings.Join(loads.Names(), ", ")+", or files (default all named but memory)")
 	fl.StringVar(&shared, "shared", "0,10,30", "power around a cluster while it is awake, in percent of its cores' at their fastest")
 	fl.StringVar(&policy, "policy", "", "policies, separated by commas (default all; on the host powerd, performance, schedutil, ondemand)")

@@ -3,6 +3,7 @@ package bench
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/powerd/powerd/configs"
@@ -42,17 +43,10 @@ var composed = map[string][]part{
 	"epyc-32-cores":  {{platform: "epyc-ccx", clusters: 4, ownClocks: true}},
 }
 
-// MachineNames returns machines of one kind of core that Open knows by name: the platforms
-// that are no part of a larger one here, and those. Hybrids are left out, for the simulated
-// scheduler knows nothing of what work costs where (EAS): the governors would look worse
-// than they are.
+// MachineNames returns the machines that Open knows by name: those composed, and the
+// platforms that are no part of a larger one only.
 func MachineNames() []string {
-	var out []string
-	for name, parts := range composed {
-		if len(parts) == 1 {
-			out = append(out, name)
-		}
-	}
+	out := slices.Collect(maps.Keys(composed))
 	for _, name := range configs.PlatformNames() {
 		if name != "xeon-x5675-socket" && name != "epyc-ccx" {
 			out = append(out, name)

@@ -70,6 +70,9 @@ func (m *Machine) govern(d *domain) {
 	d.warm = util > 0.01
 	d.lastAt = m.now
 	m.choose(d, load, util)
+	if m.kinds {
+		m.tick(d)
+	}
 }
 
 var sampleDecay = decayOver(sampleEvery)

@@ -50,6 +50,8 @@ type Machine struct {
 	nextSecond time.Duration
 	meter      meter
 	counters   []*counter
+	// kinds says that cores differ in capacity.
+	kinds bool
 	// instructions are those of a nanosecond of work.
 	instructions float64
 }
@@ -75,6 +77,7 @@ type cpu struct {
 	states   []idling
 	stays    []stay
 	timers   []int         // tasks that last ran here, whose releases are known
+	home     []*task       // all that last ran here, where cores are of several kinds
 	slept    time.Duration // when it last went idle
 	woken    int
 	gaps     [gaps]time.Duration // how long it last was, around a ring
@@ -128,6 +131,7 @@ type domain struct {
 	sample   time.Duration // next governor sample
 	lastAt   time.Duration
 	samples  []sample // of the cpus
+	over     bool     // one has more to do than it should, where cores are of several kinds
 }
 
 // A sample is what a governor has seen of a cpu.
@@ -180,6 +184,7 @@ type task struct {
 	backlog   []Job             // released after job
 	waits     *cgroup           // for this one's quota
 	pulse     pulse             // how fast it is counted
+	util      *average          // where cores are of several kinds
 	w         Workload
 }
 
@@ -240,6 +245,9 @@ func New(c Config) (*Machine, error) {
 			cores++
 		}
 	}
+	for _, p := range m.cpus {
+		m.kinds = m.kinds || p.capacity != m.cpus[0].capacity
+	}
 	for _, d := range m.domains {
 		m.instructions = max(m.instructions, float64(d.frequency(len(d.curve.OPPs)-1))/1e6)
 		d.samples = make([]sample, len(d.cpus))
@@ -286,6 +294,9 @@ func (m *Machine) Start(w Workload) error {
 	}
 	for i := range max(1, w.Threads) {
 		t := &task{id: len(m.tasks), w: w, group: g, began: m.now, endless: w.endless(), timer: w.timer(), jobs: w.Stream(m.seed, m.now, i), due: never}
+		if m.kinds {
+			t.util = &average{at: m.now}
+		}
 		m.tasks = append(m.tasks, t)
 		g.tasks = append(g.tasks, t)
 		m.come(t)

@@ -126,6 +126,13 @@ func (m *Machine) pace(t *task, share, power, speed uint64) {
 			}
 		}
 	}
+	if t.util != nil {
+		rate := 0.0
+		if p := t.cpu; p != nil && share > 0 {
+			rate = float64(share) / float64(one) * p.capacity * p.dom.curve.OPPs[p.dom.opp].Speed
+		}
+		t.util.change(m.now, rate)
+	}
 	if !t.endless {
 		t.left, t.since = t.remaining(m.now), m.now
 		t.due = after(m.now, t.left.over(speed))

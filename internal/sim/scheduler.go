@@ -83,6 +83,9 @@ func (m *Machine) complete(p *cpu) {
 		t.left, t.since = sum{}, m.now
 		if len(t.backlog) == 0 {
 			t.ready = false
+			if t.util != nil {
+				t.util.sleep(m.now)
+			}
 			m.dequeue(t)
 			continue
 		}
@@ -120,6 +123,16 @@ func (m *Machine) enqueue(t *task) {
 // choice is the best cpu for a task that begins to run.
 func (m *Machine) choice(t *task) *cpu {
 	may := t.group.mask
+	if m.kinds && t.last != nil {
+		if m.frugal() {
+			if p := m.cheapest(t); p != nil && p.online {
+				return p
+			}
+		}
+		if p := m.roomy(t); p != nil {
+			return p
+		}
+	}
 	if p := t.last; p != nil && may.has(p.id) && m.free.has(p.id) {
 		return p
 	}
@@ -193,8 +206,18 @@ func (t *task) runOn(p *cpu) {
 		list[slices.Index(list, t.id)] = list[len(list)-1]
 		t.last.timers = list[:len(list)-1]
 	}
-	if t.last = p; t.timer && p != nil {
+	if t.util != nil && t.last != nil {
+		list := t.last.home
+		t.last.home = slices.Delete(list, slices.Index(list, t), slices.Index(list, t)+1)
+	}
+	if t.last = p; p == nil {
+		return
+	}
+	if t.timer {
 		p.timers = append(p.timers, t.id)
+	}
+	if t.util != nil {
+		p.home = append(p.home, t)
 	}
 }
 
@@ -219,8 +242,10 @@ func (m *Machine) dequeue(t *task) {
 }
 
 // steal lets a cpu that runs dry take a waiting task from the fullest one.
+//
+// Where work is placed by energy nothing is pulled: find_busiest_group.
 func (m *Machine) steal(p *cpu) bool {
-	if !p.online {
+	if !p.online || m.kinds && m.frugal() {
 		return false
 	}
 	var from *cpu

@@ -37,6 +37,9 @@ type Class struct {
 	// MaxWakeLatency bounds the exit latency of the idle states of the cpus the
 	// class runs on. Nil is no bound.
 	MaxWakeLatency *time.Duration
+	// MaxDelay is how long work may be held back at a time, so that cores sleep
+	// together; 0 is not at all. The kernel's longest period allows for half a second.
+	MaxDelay time.Duration
 }
 
 // A Policy is what the operator wants.
@@ -141,6 +144,13 @@ type Container struct {
 	// Limit is cpu.max as powerd has set it, in cpus, and OwnLimit as it was before; 0
 	// is no limit.
 	Limit, OwnLimit float64
+	// Threads is how many the container has, 0 where unknown; and Usual its demand on
+	// average over minutes, all of its threads' where it is not known yet. Both are only
+	// asked for where its class has a MaxDelay.
+	Threads int
+	Usual   float64
+	// Share is the part of each period in which it may run now; 0 is all of it.
+	Share float64
 }
 
 // An Input is everything Decide may look at.

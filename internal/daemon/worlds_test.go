@@ -221,7 +221,7 @@ var scenarios = []scenario{
 			if as.Limit == nil {
 				t.Fatal("batch-a has no limit")
 			}
-			want := cpuMax(*as.Limit)
+			want := cpuMax(*as.Limit, as.Period)
 			if got := text(t, w, "sys/fs/cgroup/powerd/batch-a/cpu.max"); got != want {
 				t.Errorf("cpu.max is %q, the plan says %q", got, want)
 			}

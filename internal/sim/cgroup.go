@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"fmt"
+	"hash/fnv"
 	"path"
 	"slices"
 	"strings"
@@ -43,7 +45,7 @@ type cgroup struct {
 }
 
 func (m *Machine) newCgroup(parent *cgroup, p string) *cgroup {
-	g := &cgroup{number: len(m.numbered), parent: parent, path: p, weight: 100, max: containers.CPUMax{Period: containers.DefaultPeriod}, period: m.now + containers.DefaultPeriod}
+	g := &cgroup{number: len(m.numbered), parent: parent, path: p, weight: 100, max: containers.CPUMax{Period: containers.DefaultPeriod}, period: m.now + m.phase(p)}
 	m.numbered = append(m.numbered, g)
 	m.groups[p] = g
 	if parent != nil {
@@ -52,6 +54,17 @@ func (m *Machine) newCgroup(parent *cgroup, p string) *cgroup {
 	}
 	g.confine(m)
 	return g
+}
+
+// phase is when a new group's first period would begin: at random, so that groups' periods
+// interleave.
+//
+// See init_cfs_bandwidth in kernel/sched/fair.c, since Linux 6.4; before, periods began at
+// multiples of their length.
+func (m *Machine) phase(name string) time.Duration {
+	h := fnv.New64a()
+	fmt.Fprint(h, name, m.seed, m.now)
+	return time.Duration(h.Sum64() % uint64(containers.DefaultPeriod))
 }
 
 func (g *cgroup) walk(f func(*cgroup)) {
@@ -121,9 +134,16 @@ func (g *cgroup) weigh(m *Machine, weight float64) {
 	g.weight = weight
 }
 
-// limit sets the group's quota, and begins a period.
+// limit sets the group's quota, of which nothing is used yet. Its period goes on to its end,
+// unless there was none: then it ends on the grid of the new length through the last one's
+// end.
+//
+// See tg_set_cfs_bandwidth and start_cfs_bandwidth in kernel/sched.
 func (g *cgroup) limit(m *Machine, limit containers.CPUMax) {
-	g.max, g.period = limit, m.now+limit.Period
+	g.max = limit
+	if g.period <= m.now {
+		g.period += ((m.now-g.period)/limit.Period + 1) * limit.Period
+	}
 	g.spent = account{at: m.now}
 	if limit.Quota > 0 {
 		g.walk(func(c *cgroup) {
@@ -207,7 +227,7 @@ func (m *Machine) makeCgroup(p string) (*cgroup, error) {
 			continue
 		}
 		if !slices.Contains(g.enabled, "cpuset") {
-			g.enabled = []string{"cpuset", "cpu"}
+			g.enabled = []string{"cpuset", "cpu", "pids"}
 			for _, c := range g.children {
 				m.cgroupFiles(c)
 			}

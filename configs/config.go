@@ -284,8 +284,8 @@ func resolveClass(rc rawClass, d document, i int) (placement.Class, Rule, error)
 		switch {
 		case err != nil:
 			fail("max_delay", "%v", err)
-		case v != 0 && (v < 0.01 || v > 0.5):
-			fail("max_delay", "%v is neither 0s nor between 10ms and 500ms", v)
+		case v != 0 && (v < 0.01 || v > 1):
+			fail("max_delay", "%v is neither 0s nor between 10ms and 1s", v)
 		case v > 0 && class.Objective == placement.Latency:
 			fail("max_delay", "only work of objective energy may be held back")
 		default:

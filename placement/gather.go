@@ -11,8 +11,9 @@ import (
 
 // Gathering is procrastination: the work of a class that bears a delay runs only in the
 // first part of each period, and all of it in the same one, so that what its cores share
-// sleeps through the rest. cpu.max does it: each thread's quota is its part of the period,
-// the kernel holds nobody for longer, and nobody is held for longer than it runs.
+// sleeps through the rest. cpu.max does it: a container's quota is its part of the period for
+// each of its threads that run at once. The kernel holds nobody back for longer than a
+// period, even if powerd dies, and no system call is interrupted, which a freezer would do.
 //
 // See Jejurikar, Pereira, Gupta, "Leakage aware dynamic voltage scaling for real-time
 // embedded systems", DAC 2004.
@@ -20,16 +21,11 @@ import (
 // shares are the parts of a period in which gathered work may run.
 var shares = []float64{0.9, 0.8, 0.7, 0.6, 0.5}
 
-// Period is how long the periods are in which the class' work is gathered; 0 is not.
-func (c Class) Period() time.Duration {
-	return time.Duration(float64(c.MaxDelay) / (1 - shares[len(shares)-1]))
-}
-
 // gathers reports whether a container's work may be gathered on cores that do so much
 // each: it has no limit of another's, and what it usually does fits.
 func (m member) gathers(c Container, share, capacity, headroom float64) bool {
-	return m.MaxDelay > 0 && c.CanLimit && c.Threads > 0 && c.Budget <= 0 && c.OwnLimit <= 0 &&
-		c.Usual <= share*headroom*capacity*float64(c.Threads)
+	return m.MaxDelay > 0 && c.CanLimit && c.Parallel > 0 && c.Budget <= 0 && c.OwnLimit <= 0 &&
+		c.Usual <= share*headroom*capacity*float64(c.Parallel)
 }
 
 // A gathering is the shares of the time in which classes' work may run.
@@ -152,7 +148,7 @@ func (s *search) wakes(a arrangement, class int, share float64) (sum units.Power
 	once := (s.busy[dom][a.opp[dom]] - s.mach.Domains[dom].Sleep).Over(units.SecondsOf(s.mach.Domains[dom].deepest()))
 	for _, c := range m.containers {
 		if m.gathers(c, share, capacity, s.policy.Headroom) {
-			sum += units.Power(c.Usual / capacity / share * float64(once) / m.Period().Seconds())
+			sum += units.Power(c.Usual / capacity / share * float64(once) / m.MaxDelay.Seconds())
 		}
 	}
 	return sum
@@ -212,7 +208,7 @@ func (s *search) awake(a arrangement, share []float64) (sum units.Power) {
 				}
 				capacity := s.capacityOf(a, k)
 				for _, c := range m.containers {
-					busy := c.Usual / capacity / float64(max(1, c.Threads)) * float64(here) / float64(len(a.cores[k]))
+					busy := c.Usual / capacity / float64(max(1, c.Parallel)) * float64(here) / float64(len(a.cores[k]))
 					if m.gathers(c, share[k], capacity, s.policy.Headroom) {
 						if busy /= share[k]; at >= share[k] {
 							busy = 0
@@ -236,11 +232,11 @@ func (s *search) hold(a arrangement, g gathering, class int, c Container, cpus i
 	if g.share[class] >= 1 || !m.gathers(c, g.share[class], s.capacityOf(a, class), s.policy.Headroom) {
 		return
 	}
-	limit := Limit(g.share[class] * float64(min(c.Threads, max(1, cpus))))
+	limit := Limit(g.share[class] * float64(min(c.Parallel, max(1, cpus))))
 	if to.Limit != nil && *to.Limit <= limit {
 		return
 	}
-	to.Limit, to.Period, to.Share = &limit, m.Period(), g.share[class]
+	to.Limit, to.Period, to.Share = &limit, m.MaxDelay, g.share[class]
 	to.Reason += fmt.Sprintf("; it runs in the first %.0f %% of every %v, as all of its class do, so that what they share sleeps in the rest, which saves %v",
-		100*g.share[class], m.Period(), rounded(g.saves[class]))
+		100*g.share[class], m.MaxDelay, rounded(g.saves[class]))
 }

@@ -38,7 +38,7 @@ type Class struct {
 	// class runs on. Nil is no bound.
 	MaxWakeLatency *time.Duration
 	// MaxDelay is how long work may be held back at a time, so that cores sleep
-	// together; 0 is not at all. The kernel's longest period allows for half a second.
+	// together; 0 is not at all. The kernel's periods are of 1 ms to 1 s.
 	MaxDelay time.Duration
 }
 
@@ -144,11 +144,11 @@ type Container struct {
 	// Limit is cpu.max as powerd has set it, in cpus, and OwnLimit as it was before; 0
 	// is no limit.
 	Limit, OwnLimit float64
-	// Threads is how many the container has, 0 where unknown; and Usual its demand on
-	// average over minutes, all of its threads' where it is not known yet. Both are only
-	// asked for where its class has a MaxDelay.
-	Threads int
-	Usual   float64
+	// Usual is the container's demand on average over minutes, and Parallel how many of
+	// its threads run at once; 0 where that is not known. Both are only asked for where its
+	// class has a MaxDelay.
+	Usual    float64
+	Parallel int
 	// Share is the part of each period in which it may run now; 0 is all of it.
 	Share float64
 }

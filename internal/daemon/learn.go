@@ -197,7 +197,7 @@ func (m model) learn(last, seen *Seen) (next model) {
 		next.demand[c.ID] = follow(m.demand[c.ID], now)
 	}
 	next.watch(seen, iv.seconds)
-	next.habits = habits(m.habits, seen, iv)
+	next.habits = habits(m.habits, last, seen, iv)
 	next.other = follow(m.other, float64(iv.other/iv.seconds)*h.speed(iv, h.Topology.Online))
 	if iv.measured != nil {
 		s := energy.Sample{Seconds: iv.seconds, Energy: *iv.measured - units.Energy(iv.shared)}
@@ -386,11 +386,11 @@ func (m model) input(config configs.Config, seen *Seen, own func(Contained) (lim
 			pc.Power, pc.Used = at.power, at.used
 			pc.Limit, pc.OwnLimit = own(c)
 		}
-		if c.Threads > 0 {
-			pc.Threads, pc.Usual = c.Threads, m.usual(c)
+		if c.Delays {
+			pc.Usual, pc.Parallel = m.usual(c)
 			var limit float64
 			if limit, pc.OwnLimit = own(c); c.Max != nil && c.Max.Period != containers.DefaultPeriod && c.CPUs != nil && !c.CPUs.Empty() {
-				pc.Share = limit / float64(min(c.Threads, c.CPUs.Len()))
+				pc.Share = limit / float64(max(1, min(pc.Parallel, c.CPUs.Len())))
 			}
 		}
 		in.Containers = append(in.Containers, pc)
@@ -434,7 +434,7 @@ func sameInput(a, b placement.Input) bool {
 		slices.EqualFunc(a.Containers, b.Containers, func(x, y placement.Container) bool {
 			return x.ID == y.ID && x.Class == y.Class && x.Demand == y.Demand && x.CanPlace == y.CanPlace && x.CanLimit == y.CanLimit &&
 				x.Tenant == y.Tenant && x.Budget == y.Budget && x.Power == y.Power && x.Used == y.Used && x.Limit == y.Limit && x.OwnLimit == y.OwnLimit &&
-				x.Threads == y.Threads && x.Usual == y.Usual && x.Share == y.Share &&
+				x.Parallel == y.Parallel && x.Usual == y.Usual && x.Share == y.Share &&
 				x.Allowed.Equal(y.Allowed) && x.CPUs.Equal(y.CPUs)
 		})
 }

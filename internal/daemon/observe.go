@@ -47,8 +47,8 @@ type Contained struct {
 	containers.Container
 	Class   string
 	Allowed cpuset.Set
-	// Threads is how many it has, where its class bears a delay and they are counted; else 0.
-	Threads int
+	// Delays tells that its class bears a delay.
+	Delays bool
 	notes
 }
 
@@ -120,7 +120,7 @@ type observer struct {
 
 // cgroupFiles are the names of a cgroup's files.
 type cgroupFiles struct {
-	stat, cpus, max, pids string
+	stat, cpus, max string
 	// notes are the cgroup's; problem is why they cannot be used.
 	notes
 	problem error
@@ -293,7 +293,7 @@ func (d *Daemon) observeContainers(s *Seen, problem func(string, error)) {
 		c := Contained{Container: containers.Container{ID: id}, Class: class}
 		file := o.files[id]
 		if file == nil {
-			file = &cgroupFiles{stat: tree.Path(id, "cpu.stat"), cpus: tree.Path(id, "cpuset.cpus"), max: tree.Path(id, "cpu.max"), pids: tree.Path(id, "pids.current")}
+			file = &cgroupFiles{stat: tree.Path(id, "cpu.stat"), cpus: tree.Path(id, "cpuset.cpus"), max: tree.Path(id, "cpu.max")}
 			file.notes, file.problem = noted(d.fs, path.Dir(file.stat), d.config.Policy)
 			o.files[id] = file
 		}
@@ -326,12 +326,7 @@ func (d *Daemon) observeContainers(s *Seen, problem func(string, error)) {
 				problem(file.max, err)
 			}
 		}
-		if d.config.Delays(c.Class) {
-			if data, err := o.read(file.pids); err == nil {
-				n, _ := sysfs.ParseUint(string(bytes.TrimSpace(data)))
-				c.Threads = int(min(n, maxThreads))
-			}
-		}
+		c.Delays = d.config.Delays(c.Class)
 		parent := path.Dir(string(id))
 		if parent == "." {
 			parent = ""
@@ -353,9 +348,6 @@ func (d *Daemon) observeContainers(s *Seen, problem func(string, error)) {
 		maps.DeleteFunc(o.files, func(id containers.ID, _ *cgroupFiles) bool { return !slices.Contains(ids, id) })
 	}
 }
-
-// maxThreads is the kernel's, PID_MAX_LIMIT.
-const maxThreads = 1 << 22
 
 // userHZ is the unit of /proc/stat on every Linux architecture of today.
 const userHZ = 100

@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"hash/fnv"
+	"math/bits"
 	"path"
 	"slices"
 	"strings"
@@ -39,7 +40,8 @@ type cgroup struct {
 	stopAt    time.Duration
 	periods   uint64
 	stops     uint64
-	waited    time.Duration
+	waited    time.Duration // of all cpus that were stopped
+	stopOn    int           // how many are
 	wait      []*task
 	attrs     map[string]string
 }
@@ -194,7 +196,7 @@ func (m *Machine) refill(g *cgroup) {
 
 func (g *cgroup) resume(m *Machine) {
 	g.stopped = false
-	g.waited += m.now - g.stopAt
+	g.waited += time.Duration(g.stopOn) * (m.now - g.stopAt)
 	wait := g.wait
 	g.wait = nil
 	for _, t := range wait {
@@ -207,15 +209,21 @@ func (g *cgroup) resume(m *Machine) {
 func (m *Machine) throttle(g *cgroup) {
 	g.stopped, g.stopAt = true, m.now
 	g.stops++
+	on := newMask(len(m.cpus))
 	g.walk(func(c *cgroup) {
 		for _, t := range c.tasks {
 			if t.cpu != nil {
+				on.put(t.cpu.id, true)
 				m.dequeue(t)
 				g.wait = append(g.wait, t)
 				t.waits = g
 			}
 		}
 	})
+	g.stopOn = 0
+	for _, word := range on {
+		g.stopOn += bits.OnesCount64(word)
+	}
 	m.plan(g)
 }
 
@@ -227,7 +235,7 @@ func (m *Machine) makeCgroup(p string) (*cgroup, error) {
 			continue
 		}
 		if !slices.Contains(g.enabled, "cpuset") {
-			g.enabled = []string{"cpuset", "cpu", "pids"}
+			g.enabled = []string{"cpuset", "cpu"}
 			for _, c := range g.children {
 				m.cgroupFiles(c)
 			}

@@ -552,13 +552,6 @@ func (m *Machine) cgroupFiles(g *cgroup) {
 			return nil
 		})
 	}
-	if has("pids", "pids.current") {
-		m.add(dir+"pids.current", func() string {
-			n := 0
-			g.walk(func(c *cgroup) { n += len(c.tasks) })
-			return strconv.Itoa(n)
-		}, nil)
-	}
 	if has("cpuset", "cpuset.cpus", "cpuset.cpus.effective") {
 		m.add(dir+"cpuset.cpus", func() string { return g.cpus.String() }, func(s string) error {
 			set, err := cpuset.Parse(s)

@@ -47,7 +47,7 @@ func (s *search) gather(a arrangement) gathering {
 		g.floor[d] = max(a.cheap[d], a.slowest[d])
 	}
 	for i, m := range s.classes {
-		if m.MaxDelay <= 0 || len(a.cores[i]) == 0 {
+		if m.MaxDelay <= 0 || len(a.cores[i]) == 0 || slices.ContainsFunc(a.cores[i], func(c int) bool { return !s.mach.Domains[s.mach.Cores[c].Domain].CanSleep }) {
 			continue
 		}
 		type choice struct {

@@ -47,7 +47,7 @@ type cgroup struct {
 }
 
 func (m *Machine) newCgroup(parent *cgroup, p string) *cgroup {
-	g := &cgroup{number: len(m.numbered), parent: parent, path: p, weight: 100, max: containers.CPUMax{Period: containers.DefaultPeriod}, period: m.now + m.phase(p)}
+	g := &cgroup{number: len(m.numbered), parent: parent, path: p, weight: 100, max: containers.CPUMax{Period: containers.DefaultPeriod}, period: m.phase(p)}
 	m.numbered = append(m.numbered, g)
 	m.groups[p] = g
 	if parent != nil {
@@ -58,15 +58,15 @@ func (m *Machine) newCgroup(parent *cgroup, p string) *cgroup {
 	return g
 }
 
-// phase is when a new group's first period would begin: at random, so that groups' periods
-// interleave.
+// phase is a time before the machine was made through which a new group's periods go: at
+// random, so that groups' periods interleave.
 //
 // See init_cfs_bandwidth in kernel/sched/fair.c, since Linux 6.4; before, periods began at
 // multiples of their length.
 func (m *Machine) phase(name string) time.Duration {
 	h := fnv.New64a()
 	fmt.Fprint(h, name, m.seed, m.now)
-	return time.Duration(h.Sum64() % uint64(containers.DefaultPeriod))
+	return -time.Duration(h.Sum64() % uint64(containers.DefaultPeriod))
 }
 
 func (g *cgroup) walk(f func(*cgroup)) {
@@ -143,7 +143,7 @@ func (g *cgroup) weigh(m *Machine, weight float64) {
 // See tg_set_cfs_bandwidth and start_cfs_bandwidth in kernel/sched.
 func (g *cgroup) limit(m *Machine, limit containers.CPUMax) {
 	g.max = limit
-	if g.period <= m.now {
+	if limit.Quota > 0 && g.period <= m.now {
 		g.period += ((m.now-g.period)/limit.Period + 1) * limit.Period
 	}
 	g.spent = account{at: m.now}

@@ -104,6 +104,11 @@ func machineOf(seed uint64, faults sim.Faults) sim.Config {
 	}}
 }
 
+// platformOf tells what a cluster of cores of ladder costs.
+func platformOf(c sim.Cluster) *energy.Platform {
+	return &energy.Platform{Name: "ladder", Curve: ladder(), Idle: c1c6, Cluster: &energy.Cluster{Cores: c.Cores, Power: c.Shared}}
+}
+
 // policy has every kind of bound, tight enough to act in a small machine.
 func policy(t testing.TB) configs.Config {
 	t.Helper()
@@ -206,7 +211,7 @@ func TestInvariants(t *testing.T) {
 		{Cgroup: "powerd/deferred-a", Period: 2 * time.Second, Work: 250 * time.Millisecond},
 		{Cgroup: "powerd/deferred-b", Period: 900 * time.Millisecond, Work: 90 * time.Millisecond, Poisson: true, Threads: 2},
 	}
-	platform := &energy.Platform{Name: "shared", Curve: ladder(), Idle: c1c6, Cluster: &energy.Cluster{Cores: 4, Power: 4 * units.Watt}}
+	platform := platformOf(sim.Cluster{Cores: 4, Shared: 4 * units.Watt})
 	var gathered atomic.Int64
 	t.Cleanup(func() {
 		if gathered.Load() < 100 {

@@ -13,7 +13,6 @@ import (
 	"github.com/powerd/powerd/configs"
 	"github.com/powerd/powerd/containers"
 	"github.com/powerd/powerd/internal/cpuset"
-	"github.com/powerd/powerd/internal/energy"
 	"github.com/powerd/powerd/internal/sim"
 	"github.com/powerd/powerd/internal/sysfs"
 	"github.com/powerd/powerd/internal/testbed"
@@ -298,7 +297,7 @@ func (s scenario) play(t *testing.T, w world, config configs.Config) {
 	g.journal = j
 	o := Options{FS: g, Label: s.name, Journal: j, Config: config}
 	if s.shared > 0 {
-		o.Platform = &energy.Platform{Name: s.name, Curve: ladder(), Idle: c1c6, Cluster: &energy.Cluster{Cores: 2, Power: s.shared}}
+		o.Platform = platformOf(sim.Cluster{Cores: 2, Shared: s.shared})
 	}
 	d := New(o)
 	const interval = 600 * time.Millisecond

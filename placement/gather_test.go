@@ -2,6 +2,7 @@ package placement
 
 import (
 	"math"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -97,22 +98,31 @@ func each(in *Input, f func(*Container)) {
 // The slowest clock and the share together keep the bound, which the governor may go down
 // to.
 func TestGatherKeepsBound(t *testing.T) {
-	gathered := 0
-	for slow := 0.3; slow < 3; slow += 0.1 {
-		in := deferrable(3*units.Watt, 4)
+	raised := 0
+	rng := rand.New(rand.NewPCG(1, 1))
+	for range 500 {
+		in := deferrable(0, 4)
+		in.Machine = clusters(1, 4, cubic(10, units.Power(rng.Float64()*4e6), units.Power(rng.Float64()*1e6)), units.Power(rng.Float64()*6e6))
+		slow, usual, now := 3*rng.Float64(), 0.3*rng.Float64(), rng.Float64()
 		in.Policy.Classes[0].MaxSlowdown = &slow
+		in.Average = map[string]float64{"batch": 4 * usual}
+		each(&in, func(c *Container) { c.Usual, c.Demand = usual, now })
 		plan := Decide(in)
 		share := plan.Assignments[0].Share
 		if share == 0 {
 			continue
 		}
-		gathered++
-		if speed := float64(plan.Bands[0].Floor) / 2e6; speed*share*(1+slow) < 1-1e-9 {
-			t.Errorf("slowdown %.1f: floor %g in %g of the time", slow, speed, share)
+		speed := float64(plan.Bands[0].Floor) / 2e6
+		if speed*share*(1+slow) < 1-1e-9 {
+			t.Errorf("slowdown %.2f: floor %g in %g of the time", slow, speed, share)
+		}
+		each(&in, func(c *Container) { c.Parallel = 0 })
+		if Decide(in).Bands[0].Floor < plan.Bands[0].Floor {
+			raised++
 		}
 	}
-	if gathered == 0 {
-		t.Error("nothing was gathered")
+	if raised == 0 {
+		t.Error("no floor was raised")
 	}
 }
 

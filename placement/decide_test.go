@@ -291,7 +291,7 @@ func random(rng *rand.Rand) Input {
 			cs = append(cs, ct)
 		}
 	}
-	return Input{Policy: p, Machine: m, Containers: cs, Other: rng.Float64(), Average: average}
+	return Input{Policy: p, Machine: m, Containers: cs, Other: max(0, 2*rng.Float64()-1), Average: average}
 }
 
 func TestProperties(t *testing.T) {

@@ -127,8 +127,18 @@ func (s *search) bears(a arrangement, floors []int, class int, share float64) ([
 			floors[d] = max(floors[d], opp)
 		}
 	}
-	ok, _ := s.carried(a, a.cores[class], s.policy.Headroom*share)
-	return floors, ok
+	if ok, _ := s.carried(a, a.cores[class], s.policy.Headroom*share); !ok {
+		return nil, false
+	}
+	for k, l := range s.classes {
+		// While the class runs, a latency class beside it finds its cores the busier.
+		if l.Objective == Latency && slices.ContainsFunc(a.cores[k], func(i int) bool { return slices.Contains(a.cores[class], i) }) {
+			if ok, _ := s.carried(a, a.cores[k], s.headroom(l)*share); !ok {
+				return nil, false
+			}
+		}
+	}
+	return floors, true
 }
 
 // capacityOf is the mean of what a class' cores do.

@@ -144,3 +144,21 @@ func TestGatherStands(t *testing.T) {
 		t.Errorf("for nothing much it begins with a share of %g", share)
 	}
 }
+
+// A latency class beside it finds its cores no busier than it may, while the class runs.
+func TestGatherBesideLatency(t *testing.T) {
+	for usual, want := range map[float64]bool{0.15: true, 0.3: false} {
+		in := deferrable(20*units.Watt, 4)
+		each(&in, func(c *Container) { c.Usual, c.Demand = usual, usual })
+		in.Policy.Classes = append(in.Policy.Classes, Class{Name: "web", Objective: Latency, Priority: 1})
+		in.Containers = append(in.Containers, contain(in.Machine, "web", 0.1)...)
+		s := newSearch(in)
+		a := s.best()
+		if len(a.cores[1]) != 4 { // all that there are
+			t.Fatalf("they do not share cores: %v", a.cores)
+		}
+		if _, ok := s.bears(a, s.gather(a).floor, 1, 0.5); ok != want {
+			t.Errorf("each uses %g: %v", usual, ok)
+		}
+	}
+}

@@ -17,6 +17,7 @@ type member struct {
 	containers []Container
 	demand     float64
 	average    float64
+	foreign    float64 // the part of average that no class names
 	allowed    cpuset.Set
 	placeable  bool
 	alike      bool // all its containers may use all of allowed
@@ -66,8 +67,10 @@ func classes(in Input) []member {
 	})
 	// What no class names runs beside the last to choose.
 	if len(out) > 0 {
-		out[len(out)-1].demand += in.Other
-		out[len(out)-1].average += in.Other
+		last := &out[len(out)-1]
+		last.demand += in.Other
+		last.average += in.Other
+		last.foreign = in.Other / last.average
 	}
 	return out
 }
@@ -326,7 +329,7 @@ func (t trial) settled(a arrangement, m member) arrangement {
 	if m.MaxDelay > 0 && t.cores != nil {
 		added = slices.Clone(out.load)
 		for i := range added {
-			added[i] -= a.load[i]
+			added[i] = (1 - m.foreign) * (added[i] - a.load[i])
 		}
 	}
 	out.added = append(slices.Clone(a.added), added)

@@ -142,6 +142,9 @@ func (s *search) plan(a, best arrangement) Plan {
 	s.tenants().tell(&p)
 	p.DisableIdle = slices.Clone(s.policy.DisableIdle)
 	p.Power = a.cost
+	for _, saved := range g.saves {
+		p.Power -= saved
+	}
 	for _, c := range s.mach.Cores {
 		p.Power += s.mach.Domains[c.Domain].Sleep
 	}

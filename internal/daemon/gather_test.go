@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -105,6 +106,28 @@ func TestGathered(t *testing.T) {
 	d.Tick(m.Now())
 	if limit("deferred-a").Quota == 0 {
 		t.Error("it is not gathered again")
+	}
+	// Periods of both end at the same times, as far as they are counted: only those are in
+	// which there is something to do.
+	ends := map[string][]int{}
+	before := map[string]uint64{}
+	for ms := range 5000 {
+		m.Advance(time.Millisecond)
+		for _, name := range []string{"deferred-a", "deferred-b"} {
+			st, err := containers.ParseCPUStat(text(t, m, "sys/fs/cgroup/powerd/"+name+"/cpu.stat"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if was, ok := before[name]; ok && st.Periods > was {
+				ends[name] = append(ends[name], ms%200)
+			}
+			before[name] = st.Periods
+		}
+	}
+	for name, list := range ends {
+		if d := slices.Max(list) - slices.Min(list); len(list) < 5 || d > 1 || list[0]-ends["deferred-a"][0] > 1 || ends["deferred-a"][0]-list[0] > 1 {
+			t.Errorf("periods of %s end at %v of 200 ms, of the other at %v", name, list, ends["deferred-a"])
+		}
 	}
 	if outcomes, err := d.Close(); err != nil {
 		t.Errorf("%v: %+v", err, outcomes)

@@ -62,6 +62,16 @@ func (c Config) Class(id containers.ID) (string, bool) {
 	return "", false
 }
 
+// Delays reports whether work of a class may be held back.
+func (c Config) Delays(class string) bool {
+	for i := range c.Policy.Classes {
+		if c.Policy.Classes[i].Name == class {
+			return c.Policy.Classes[i].MaxDelay > 0
+		}
+	}
+	return false
+}
+
 // Globs returns every pattern of every rule.
 func (c Config) Globs() []containers.Glob {
 	var out []containers.Glob
@@ -96,6 +106,7 @@ type rawClass struct {
 	CPULimit       *float64 `yaml:"cpu_limit"`
 	Priority       *int     `yaml:"priority"`
 	MaxWakeLatency *string  `yaml:"max_wake_latency"`
+	MaxDelay       *string  `yaml:"max_delay"`
 }
 
 // A File is a named YAML text.
@@ -266,6 +277,19 @@ func resolveClass(rc rawClass, d document, i int) (placement.Class, Rule, error)
 		default:
 			us := v.Duration().Truncate(time.Microsecond)
 			class.MaxWakeLatency = &us
+		}
+	}
+	if rc.MaxDelay != nil {
+		v, err := units.ParseSeconds(*rc.MaxDelay)
+		switch {
+		case err != nil:
+			fail("max_delay", "%v", err)
+		case v != 0 && (v < 0.01 || v > 1):
+			fail("max_delay", "%v is neither 0s nor between 10ms and 1s", v)
+		case v > 0 && class.Objective == placement.Latency:
+			fail("max_delay", "only work of objective energy may be held back")
+		default:
+			class.MaxDelay = v.Duration().Truncate(time.Microsecond)
 		}
 	}
 	return class, rule, errors.Join(errs...)

@@ -27,7 +27,7 @@ func TestDefault(t *testing.T) {
 	}
 	// Every key of the file's structure stands in the reference.
 	for _, key := range []string{"interval", "headroom", "enable_controllers", "reclaim", "platform", "state_dir", "socket", "tenants", "idle", "disable",
-		"classes", "name", "cgroups", "objective", "max_slowdown", "cpu_limit", "priority", "max_wake_latency"} {
+		"classes", "name", "cgroups", "objective", "max_slowdown", "cpu_limit", "priority", "max_wake_latency", "max_delay"} {
 		if !strings.Contains(string(Default), key+":") {
 			t.Errorf("default.yaml does not show %s", key)
 		}
@@ -82,6 +82,9 @@ func TestErrorsPoint(t *testing.T) {
 		{class("cpu_limit: 0"), "f.yaml:5:16: classes[0].cpu_limit: 0 is not a number of cores"},
 		{class("cpu_limit: .nan"), "classes[0].cpu_limit"},
 		{class("max_wake_latency: 5"), "f.yaml:5:23: classes[0].max_wake_latency: cannot read time"},
+		{class("max_delay: 9ms"), "f.yaml:5:16: classes[0].max_delay: 9 ms is neither 0s nor between 10ms and 1s"},
+		{class("max_delay: 2"), "f.yaml:5:16: classes[0].max_delay: cannot read time"},
+		{"classes:\n  - {name: x, cgroups: [a], objective: latency, max_delay: 20ms}\n", "classes[0].max_delay: only work of objective energy"},
 		{"classes:\n  - {name: x, cgroups: [\"a/[\"], objective: energy}\n", "classes[0].cgroups[0]: cgroup pattern"},
 		{"a: 1\n---\nb: 2\n", "2 documents"},
 		{"a: [\n", "f.yaml:1:"},

@@ -12,6 +12,9 @@ import (
 func budgeted(seed uint64) (Input, *rand.Rand) {
 	rng := rand.New(rand.NewPCG(seed, 13))
 	in := random(rng)
+	for i := range in.Policy.Classes {
+		in.Policy.Classes[i].MaxDelay = 0 // who has a budget is not gathered
+	}
 	for i := range in.Containers {
 		c := &in.Containers[i]
 		c.Budget, c.Power, c.Used = units.Power(rng.Float64()*5e6), units.Power(rng.Float64()*8e6), 4*rng.Float64()

@@ -90,7 +90,7 @@ func (s *search) present() (arrangement, bool) {
 		if len(cores) > 0 && !t.others {
 			return a, false
 		}
-		a = t.settled(a)
+		a = t.settled(a, m)
 	}
 	return a, true
 }
@@ -130,17 +130,21 @@ func (s *search) clocks(a arrangement) arrangement {
 // plan says an arrangement in the words of files, and why.
 func (s *search) plan(a, best arrangement) Plan {
 	var p Plan
+	g := s.gather(a)
 	for i, m := range s.classes {
 		p.Pools = append(p.Pools, s.pool(a, best, i))
 		if len(a.cores[i]) == 0 {
 			p.Pools = p.Pools[:len(p.Pools)-1]
 		}
-		p.assign(s, a, i, m)
+		p.assign(s, a, g, i, m)
 	}
-	p.bands(s, a)
+	p.bands(s, a, g)
 	s.tenants().tell(&p)
 	p.DisableIdle = slices.Clone(s.policy.DisableIdle)
 	p.Power = a.cost
+	for _, saved := range g.saves {
+		p.Power -= saved
+	}
 	for _, c := range s.mach.Cores {
 		p.Power += s.mach.Domains[c.Domain].Sleep
 	}
@@ -197,7 +201,7 @@ func (s *search) fewest(m member, cores []int) int {
 }
 
 // assign adds the class' containers to the plan.
-func (p *Plan) assign(s *search, a arrangement, class int, m member) {
+func (p *Plan) assign(s *search, a arrangement, g gathering, class int, m member) {
 	cores := a.cores[class]
 	cpus := s.cpus(cores)
 	for _, ct := range m.containers {
@@ -232,6 +236,7 @@ func (p *Plan) assign(s *search, a arrangement, class int, m member) {
 		if to.CPUs != nil {
 			has = *to.CPUs
 		}
+		s.hold(a, g, class, ct, has.Len(), &to)
 		budget(ct, has.Len(), &to)
 		p.Assignments = append(p.Assignments, to)
 		if m.MaxWakeLatency != nil && !set.Empty() {
@@ -263,7 +268,7 @@ func (p *Plan) bound(cpus cpuset.Set, m member) {
 
 // bands turns clocks into a floor and a ceiling per domain: the floor is what costs least,
 // or what a bound asks for; the ceiling what carries the load, or the maximum for latency.
-func (p *Plan) bands(s *search, a arrangement) {
+func (p *Plan) bands(s *search, a arrangement, g gathering) {
 	for i, dom := range s.mach.Domains {
 		n := len(dom.Curve.OPPs)
 		if n == 0 {
@@ -278,7 +283,7 @@ func (p *Plan) bands(s *search, a arrangement) {
 		}
 		if a.opp[i] >= 0 {
 			ceiling, why = s.ceiling(a, i)
-			floor = min(max(a.cheap[i], a.slowest[i]), ceiling)
+			floor = min(g.floor[i], ceiling)
 		}
 		b := Band{Domain: i, CPUs: dom.CPUs, Floor: dom.Curve.OPPs[floor].Frequency, Ceiling: dom.Curve.OPPs[ceiling].Frequency, Reason: why}
 		b.FloorKHz, b.CeilingKHz, b.CriticalKHz = uint64(b.Floor), uint64(b.Ceiling), uint64(dom.Curve.OPPs[critical].Frequency)

@@ -257,6 +257,7 @@ func random(rng *rand.Rand) Input {
 	m.Cores = keep
 	p := Policy{Headroom: 0.5 + 0.5*rng.Float64()}
 	var cs []Container
+	average := map[string]float64{}
 	for i := range 1 + rng.IntN(4) {
 		c := Class{Name: fmt.Sprint("class", i), Objective: []Objective{Energy, Latency}[rng.IntN(2)], Priority: rng.IntN(2)}
 		if rng.IntN(2) == 0 {
@@ -271,9 +272,16 @@ func random(rng *rand.Rand) Input {
 			v := time.Duration(rng.IntN(300)) * time.Microsecond
 			c.MaxWakeLatency = &v
 		}
+		if c.Objective == Energy && rng.IntN(2) == 0 {
+			c.MaxDelay = time.Duration(10+rng.IntN(500)) * time.Millisecond
+		}
 		p.Classes = append(p.Classes, c)
 		for range rng.IntN(5) {
 			ct := contain(m, c.Name, rng.ExpFloat64())[0]
+			if c.MaxDelay > 0 {
+				ct.Usual, ct.Parallel = ct.Demand*rng.Float64()/3, rng.IntN(4)
+				average[c.Name] += ct.Usual
+			}
 			ct.ID = fmt.Sprint(c.Name, "/", len(cs))
 			if rng.IntN(2) == 0 {
 				ct.MemoryBound = rng.Float64()
@@ -285,10 +293,11 @@ func random(rng *rand.Rand) Input {
 			cs = append(cs, ct)
 		}
 	}
-	return Input{Policy: p, Machine: m, Containers: cs, Other: rng.Float64()}
+	return Input{Policy: p, Machine: m, Containers: cs, Other: max(0, 2*rng.Float64()-1), Average: average}
 }
 
 func TestProperties(t *testing.T) {
+	gathered := 0
 	for seed := range uint64(3000) {
 		in := random(rand.New(rand.NewPCG(seed, 7)))
 		plan := Decide(in)
@@ -313,6 +322,12 @@ func TestProperties(t *testing.T) {
 			if a.Reason == "" {
 				t.Fatalf("seed %d: %s has no reason", seed, a.ID)
 			}
+			if (a.Share > 0) != (a.Period > 0) || a.Share >= 1 || a.Share > 0 && a.Limit == nil {
+				t.Fatalf("seed %d: %s gets a share of %g, a period of %v, a limit of %v", seed, a.ID, a.Share, a.Period, a.Limit)
+			}
+			if a.Share > 0 {
+				gathered++
+			}
 		}
 		for _, b := range plan.Bands {
 			if b.Floor > b.Ceiling || b.Floor == 0 || b.Reason == "" {
@@ -334,6 +349,9 @@ func TestProperties(t *testing.T) {
 		if diff := cmp.Diff(plan, again, ignore); diff != "" {
 			t.Fatalf("seed %d: deciding again changes the plan: %s", seed, diff)
 		}
+	}
+	if gathered < 10 {
+		t.Errorf("only %d containers were gathered", gathered)
 	}
 }
 

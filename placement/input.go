@@ -37,6 +37,9 @@ type Class struct {
 	// MaxWakeLatency bounds the exit latency of the idle states of the cpus the
 	// class runs on. Nil is no bound.
 	MaxWakeLatency *time.Duration
+	// MaxDelay is how long work may be held back at a time, so that cores sleep
+	// together; 0 is not at all. The kernel's periods are of 1 ms to 1 s.
+	MaxDelay time.Duration
 }
 
 // A Policy is what the operator wants.
@@ -141,6 +144,13 @@ type Container struct {
 	// Limit is cpu.max as powerd has set it, in cpus, and OwnLimit as it was before; 0
 	// is no limit.
 	Limit, OwnLimit float64
+	// Usual is the container's demand on average over minutes, and Parallel how many of
+	// its threads run at once; 0 where that is not known. Both are only asked for where its
+	// class has a MaxDelay.
+	Usual    float64
+	Parallel int
+	// Share is the part of each period in which it may run now; 0 is all of it.
+	Share float64
 }
 
 // An Input is everything Decide may look at.

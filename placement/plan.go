@@ -28,8 +28,12 @@ type Assignment struct {
 	// CPUs for cpuset.cpus; nil leaves, or puts back, what was there.
 	CPUs *cpuset.Set `json:"cpus"`
 	// Limit for cpu.max; nil leaves, or puts back, what was there.
-	Limit  *Limit `json:"limit_cpus"`
-	Reason string `json:"reason"`
+	Limit *Limit `json:"limit_cpus"`
+	// Period is what the limit is for; 0 is the kernel's default.
+	Period time.Duration `json:"period_ns,omitempty"`
+	// Share is the part of each period in which it runs; 0 is all of it.
+	Share  float64 `json:"share,omitempty"`
+	Reason string  `json:"reason"`
 }
 
 // A Limit is cpu time in cpus; infinite is no limit, "max" in cpu.max and JSON.
@@ -93,7 +97,7 @@ func (p Plan) Same(q Plan) bool {
 	return slices.EqualFunc(p.Bands, q.Bands, func(a, b Band) bool {
 		return a.Domain == b.Domain && a.Floor == b.Floor && a.Ceiling == b.Ceiling
 	}) && slices.EqualFunc(p.Assignments, q.Assignments, func(a, b Assignment) bool {
-		return a.ID == b.ID && same(a.CPUs, b.CPUs, cpuset.Set.Equal) && same(a.Limit, b.Limit, func(x, y Limit) bool { return x == y })
+		return a.ID == b.ID && a.Period == b.Period && same(a.CPUs, b.CPUs, cpuset.Set.Equal) && same(a.Limit, b.Limit, func(x, y Limit) bool { return x == y })
 	}) && slices.EqualFunc(p.Idle, q.Idle, func(a, b IdleBound) bool {
 		return a.MaxExit == b.MaxExit && a.CPUs.Equal(b.CPUs)
 	}) && slices.Equal(p.DisableIdle, q.DisableIdle)
@@ -114,14 +118,17 @@ func (in Input) With(p Plan) Input {
 	}
 	cpus := make(map[string]*cpuset.Set, len(p.Assignments))
 	limits := make(map[string]*Limit, len(p.Assignments))
+	shares := map[string]float64{}
 	for _, a := range p.Assignments {
 		cpus[a.ID], limits[a.ID] = a.CPUs, a.Limit
+		shares[a.ID] = a.Share
 	}
 	in.Containers = slices.Clone(in.Containers)
 	for i := range in.Containers {
 		if set := cpus[in.Containers[i].ID]; set != nil {
 			in.Containers[i].CPUs = *set
 		}
+		in.Containers[i].Share = shares[in.Containers[i].ID]
 		if c := &in.Containers[i]; c.Budget > 0 {
 			c.Limit = 0
 			if l := limits[c.ID]; l != nil && !math.IsInf(float64(*l), 1) {

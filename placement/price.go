@@ -201,8 +201,9 @@ func (dom Domain) nap(c Class) units.Power {
 
 // at returns the lowest OPP that is at least as fast as a speed.
 func (dom Domain) at(speed float64) int {
-	for i, o := range dom.Curve.OPPs {
-		if o.Speed >= speed*(1-1e-9) {
+	least := speed * (1 - 1e-9)
+	for i := range dom.Curve.OPPs {
+		if dom.Curve.OPPs[i].Speed >= least {
 			return i
 		}
 	}

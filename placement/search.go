@@ -20,6 +20,7 @@ type member struct {
 	mix        work    // of a core of demand
 	least      float64 // MemoryBound of any of its containers
 	crit       []int   // critical OPPs, by domain
+	foreign    float64 // the part of average that no class names
 	allowed    cpuset.Set
 	placeable  bool
 	alike      bool // all its containers may use all of allowed
@@ -77,6 +78,9 @@ func classes(in Input) []member {
 		last.mix = last.mix.times(last.demand).plus(work{clocked: in.Other}).times(1 / (last.demand + in.Other))
 		last.demand += in.Other
 		last.average += in.Other
+		if last.average > 0 {
+			last.foreign = in.Other / last.average
+		}
 	}
 	return out
 }
@@ -112,6 +116,7 @@ type arrangement struct {
 	cores    [][]int
 	feasible []bool
 	price    []units.Power // what it added
+	added    [][]float64   // to the cores' load, where its work may be gathered
 	// By domain: the cheapest OPP whatever the load and the bounds, the slowest that keeps
 	// them, and what the fastest to run there wants of the clock; -1 where nothing runs.
 	cheap, slowest []int
@@ -327,12 +332,12 @@ func (s *search) place(a arrangement, m member, sets [][]int) arrangement {
 			best = t
 		}
 	}
-	return best.settled(a)
+	return best.settled(a, m)
 }
 
 // settled is an arrangement to which a trial of the next class was added; one without cores
 // adds only that the class is nowhere.
-func (t trial) settled(a arrangement) arrangement {
+func (t trial) settled(a arrangement, m member) arrangement {
 	out := t.arrangement
 	if t.cores == nil {
 		out = a
@@ -340,6 +345,14 @@ func (t trial) settled(a arrangement) arrangement {
 	out.cores = append(slices.Clone(a.cores), t.cores)
 	out.feasible = append(slices.Clone(a.feasible), t.own)
 	out.price = append(slices.Clone(a.price), out.cost-a.cost)
+	var added []float64
+	if m.MaxDelay > 0 && t.cores != nil {
+		added = slices.Clone(out.load)
+		for i := range added {
+			added[i] = (1 - m.foreign) * (added[i] - a.load[i])
+		}
+	}
+	out.added = append(slices.Clone(a.added), added)
 	return out
 }
 

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"errors"
 	"math"
 	"path"
@@ -108,8 +109,14 @@ func (d *Daemon) containerWrites(plan *placement.Plan, seen *Seen) []sysfs.Write
 		}
 		if c.Max != nil {
 			file := tree.Path(c.ID, "cpu.max")
-			want, ok := d.wanted(file, a.Limit != nil, func() string { return cpuMax(*a.Limit) })
+			want, ok := d.wanted(file, a.Limit != nil, func() string { return cpuMax(*a.Limit, d.period(a.Period)) })
 			if have := c.Max.String(); ok && want != have {
+				if a.Period > 0 && c.Max.Quota == 0 { // all periods begin with a tick
+					if d.between {
+						continue
+					}
+					out = append(out, sysfs.Write{File: file, Value: begin})
+				}
 				out = append(out, sysfs.Write{File: file, Value: want})
 			}
 		}
@@ -154,12 +161,13 @@ func (d *Daemon) limits(c Contained) (limit, before float64) {
 	return now, before
 }
 
-// cpuMax prints a limit in cpus as cpu.max.
-func cpuMax(limit placement.Limit) string {
+// cpuMax prints a limit in cpus as cpu.max; a period of 0 is the kernel's default.
+func cpuMax(limit placement.Limit, period time.Duration) string {
 	cpus := float64(limit)
 	m := containers.CPUMax{Period: containers.DefaultPeriod}
 	if !math.IsInf(cpus, 1) {
-		m.Quota = max(containers.MinQuota, time.Duration(math.Round(cpus*float64(containers.DefaultPeriod))).Round(time.Microsecond))
+		m.Period = cmp.Or(period, m.Period)
+		m.Quota = max(containers.MinQuota, time.Duration(math.Round(cpus*float64(m.Period))).Round(time.Microsecond))
 	}
 	return m.String()
 }

@@ -60,6 +60,7 @@ type Daemon struct {
 	ledger       energy.Ledger
 	lastInput    placement.Input
 	lastPlan     *placement.Plan
+	between      bool // it is not the time of a tick
 	// held are the files that powerd does not write for now, by name.
 	held      map[string]*hold
 	suspects  []string

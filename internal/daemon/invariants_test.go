@@ -6,15 +6,18 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/powerd/powerd/configs"
+	"github.com/powerd/powerd/containers"
 	"github.com/powerd/powerd/cpufreq"
 	"github.com/powerd/powerd/cstates"
 	"github.com/powerd/powerd/internal/cpuset"
+	"github.com/powerd/powerd/internal/energy"
 	"github.com/powerd/powerd/internal/sim"
 	"github.com/powerd/powerd/internal/sysfs"
 	"github.com/powerd/powerd/internal/units"
@@ -56,6 +59,12 @@ func (g *gate) WriteFile(name string, data []byte) error {
 			}
 		}
 	}
+	if path.Base(name) == "cpu.max" {
+		// The longest delay that a class bears.
+		if m, err := containers.ParseCPUMax(value); err != nil || m.Period > 200*time.Millisecond {
+			g.t.Errorf("%s is set to %q, %v", name, value, err)
+		}
+	}
 	return g.FS.WriteFile(name, data)
 }
 
@@ -95,6 +104,11 @@ func machineOf(seed uint64, faults sim.Faults) sim.Config {
 	}}
 }
 
+// platformOf tells what a cluster of cores of ladder costs.
+func platformOf(c sim.Cluster) *energy.Platform {
+	return &energy.Platform{Name: "ladder", Curve: ladder(), Idle: c1c6, Cluster: &energy.Cluster{Cores: c.Cores, Power: c.Shared}}
+}
+
 // policy has every kind of bound, tight enough to act in a small machine.
 func policy(t testing.TB) configs.Config {
 	t.Helper()
@@ -104,6 +118,7 @@ idle: {disable: []}
 classes:
   - {name: latency, cgroups: ["powerd/latency-*"], objective: latency, priority: 10, max_wake_latency: 50us}
   - {name: batch, cgroups: ["powerd/batch-*"], objective: energy, cpu_limit: 0.7}
+  - {name: deferred, cgroups: ["powerd/deferred-*"], objective: energy, max_slowdown: 300%, max_delay: 200ms}
   - {name: bounded, cgroups: ["powerd/*"], objective: energy, priority: 5, max_slowdown: 25%}
 `)})
 	if err != nil {
@@ -206,12 +221,29 @@ func (d *Daemon) invariants(t testing.TB, s *Snapshot) {
 // Ten thousand ticks over twenty seeds on machines on which everything goes wrong.
 func TestInvariants(t *testing.T) {
 	faults := sim.Faults{Write: 0.05, Meter: 0.05, Foreign: 0.1, Hotplug: 0.05, Churn: 0.1}
+	deferred := []sim.Workload{
+		{Cgroup: "powerd/deferred-a", Period: 2 * time.Second, Work: 250 * time.Millisecond},
+		{Cgroup: "powerd/deferred-b", Period: 900 * time.Millisecond, Work: 90 * time.Millisecond, Poisson: true, Threads: 2},
+	}
+	platform := platformOf(sim.Cluster{Cores: 4, Shared: 4 * units.Watt})
+	var gathered atomic.Int64
+	t.Cleanup(func() {
+		if gathered.Load() < 100 {
+			t.Errorf("work was gathered in %d ticks", gathered.Load())
+		}
+	})
 	for seed := range uint64(20) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
 			config := policy(t)
 			config.Reclaim = seed%2 == 1
-			m, g, d, first := govern(t, machineOf(seed, faults), config)
+			c := machineOf(seed, faults)
+			if seed%5 == 0 { // else somebody is always awake
+				c.Workloads = nil
+			}
+			c.Workloads = append(c.Workloads, deferred...)
+			m, g, d, first := govern(t, c, config)
+			d.platform = platform
 			if seed%4 >= 2 { // some have wishes of their own
 				g.notes = map[string]map[string]string{"batch-a": {tenantNote: "red", budgetNote: "300mW"}, "batch-b": {tenantNote: "blue", slowdownNote: "2"}, "video": {budgetNote: "30J/60s"}}
 			}
@@ -225,6 +257,9 @@ func TestInvariants(t *testing.T) {
 				}
 				if t.Failed() {
 					t.Fatalf("at tick %d", tick)
+				}
+				if slices.ContainsFunc(s.Plan.Assignments, func(a placement.Assignment) bool { return a.Share > 0 }) {
+					gathered.Add(1)
 				}
 				counts = s.Counters
 				m.Advance(time.Second)

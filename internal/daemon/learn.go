@@ -29,6 +29,7 @@ type model struct {
 	demand map[containers.ID]float64 // in cores of the fastest kind at their fastest
 	// bounds is what was learned of the containers' work.
 	bounds map[containers.ID]bound
+	habits map[containers.ID]habit // of those whose work may be gathered
 	// charged is what containers with a budget were charged lately.
 	charged map[containers.ID]charge
 	other   float64
@@ -168,7 +169,7 @@ func shares(before, after []time.Duration, n int) []float64 {
 
 // learn returns the model with what happened since the last reading.
 func (m model) learn(last, seen *Seen) (next model) {
-	next = model{power: m.power, shown: m.shown, curves: m.curves, of: m.of, demand: make(map[containers.ID]float64, len(seen.Containers)), bounds: m.bounds, charged: m.charged, other: m.other}
+	next = model{power: m.power, shown: m.shown, curves: m.curves, of: m.of, demand: make(map[containers.ID]float64, len(seen.Containers)), bounds: m.bounds, charged: m.charged, other: m.other, habits: m.habits}
 	if next.power == (energy.Model{}) {
 		next.power = energy.NewModel(prior(seen.Hardware))
 	}
@@ -205,6 +206,7 @@ func (m model) learn(last, seen *Seen) (next model) {
 		next.demand[c.ID] = follow(m.demand[c.ID], now)
 	}
 	next.watch(seen, iv.seconds)
+	next.habits = habits(m.habits, next.bounds, last, seen, iv)
 	next.other = follow(m.other, float64(iv.other/iv.seconds)*h.speed(iv, h.Topology.Online, 1))
 	if iv.measured != nil {
 		s := energy.Sample{Seconds: iv.seconds, Energy: *iv.measured - units.Energy(iv.shared)}
@@ -413,6 +415,13 @@ func (m model) input(config configs.Config, seen *Seen, own func(Contained) (lim
 			pc.Power, pc.Used = at.power, at.used
 			pc.Limit, pc.OwnLimit = own(c)
 		}
+		if c.Delays {
+			pc.Usual, pc.Parallel = m.usual(c)
+			var limit float64
+			if limit, pc.OwnLimit = own(c); c.Max != nil && c.Max.Period != containers.DefaultPeriod && c.CPUs != nil && !c.CPUs.Empty() {
+				pc.Share = limit / float64(max(1, min(pc.Parallel, c.CPUs.Len())))
+			}
+		}
 		in.Containers = append(in.Containers, pc)
 	}
 	return in
@@ -454,6 +463,7 @@ func sameInput(a, b placement.Input) bool {
 		slices.EqualFunc(a.Containers, b.Containers, func(x, y placement.Container) bool {
 			return x.ID == y.ID && x.Class == y.Class && x.Demand == y.Demand && x.MemoryBound == y.MemoryBound && x.CanPlace == y.CanPlace && x.CanLimit == y.CanLimit &&
 				x.Tenant == y.Tenant && x.Budget == y.Budget && x.Power == y.Power && x.Used == y.Used && x.Limit == y.Limit && x.OwnLimit == y.OwnLimit &&
+				x.Parallel == y.Parallel && x.Usual == y.Usual && x.Share == y.Share &&
 				x.Allowed.Equal(y.Allowed) && x.CPUs.Equal(y.CPUs)
 		})
 }

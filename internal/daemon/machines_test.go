@@ -243,7 +243,7 @@ func goldenOf(s *Snapshot) string {
 	for _, a := range s.Plan.Assignments {
 		limit := "as it is"
 		if a.Limit != nil {
-			limit = cpuMax(*a.Limit)
+			limit = cpuMax(*a.Limit, a.Period)
 		}
 		line("class %s: cpus %v, cpu.max %s: %s\n", a.Class, a.CPUs, limit, a.Reason)
 	}

@@ -51,6 +51,8 @@ type Contained struct {
 	containers.Container
 	Class   string
 	Allowed cpuset.Set
+	// Delays tells that its class bears a delay.
+	Delays bool
 	notes
 }
 
@@ -329,6 +331,7 @@ func (d *Daemon) observeContainers(s *Seen, problem func(string, error)) {
 				problem(file.max, err)
 			}
 		}
+		c.Delays = d.config.Delays(c.Class)
 		parent := path.Dir(string(id))
 		if parent == "." {
 			parent = ""

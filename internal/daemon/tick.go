@@ -32,6 +32,8 @@ func (d *Daemon) Tick(now time.Time) *Snapshot {
 // What was learned stays, and so does what the next tick measures. As Tick, it must be
 // called from that one goroutine; others call Place.
 func (d *Daemon) PlaceNow(now time.Time) {
+	d.between = true
+	defer func() { d.between = false }()
 	clear(d.observer.files) // a newcomer may have an old one's name
 	seen := d.observe(now)
 	input := d.probing.hide(d.model.input(d.config, seen, d.limits), d.lastPlan, seen.Hardware, d.ticks)

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/powerd/powerd/configs"
+	"github.com/powerd/powerd/containers"
 	"github.com/powerd/powerd/internal/cpuset"
 	"github.com/powerd/powerd/internal/sim"
 	"github.com/powerd/powerd/internal/sysfs"
@@ -24,8 +25,8 @@ type world interface {
 	sysfs.FS
 	now() time.Time
 	advance(d time.Duration)
-	// start begins work in a cgroup: without end, or a little every 40 ms.
-	start(t *testing.T, cgroup string, endless bool)
+	// start begins work in a cgroup.
+	start(t *testing.T, cgroup string, does work)
 	// clock is a domain's, read from outside the kernel.
 	clock(t *testing.T, domain int) units.Frequency
 	energy(t *testing.T) units.Energy
@@ -42,8 +43,11 @@ func newSimWorld(t *testing.T, s scenario) world {
 	c := sim.Config{Spec: sim.Spec{Name: "sim", Driver: "acpi-cpufreq", Meter: "acpi", Clusters: []sim.Cluster{cluster, cluster}}}
 	for _, w := range s.work {
 		load := sim.Workload{Cgroup: w.cgroup}
-		if !w.endless {
+		switch w.does {
+		case little:
 			load.Period, load.Work = 40*time.Millisecond, 4*time.Millisecond
+		case bursts:
+			load.Period, load.Work = time.Second, 250*time.Millisecond
 		}
 		c.Workloads = append(c.Workloads, load)
 	}
@@ -56,7 +60,7 @@ func newSimWorld(t *testing.T, s scenario) world {
 
 func (w simWorld) now() time.Time                 { return w.Now() }
 func (w simWorld) advance(d time.Duration)        { w.Advance(d) }
-func (w simWorld) start(*testing.T, string, bool) {}
+func (w simWorld) start(*testing.T, string, work) {}
 func (w simWorld) critical() units.Frequency      { return 1800 * units.MHz }
 func (w simWorld) energy(t *testing.T) units.Energy {
 	nj, _, _ := w.Energy()
@@ -90,11 +94,14 @@ func (w nodeWorld) clock(t *testing.T, domain int) units.Frequency {
 	return f
 }
 
-func (w nodeWorld) start(t *testing.T, cgroup string, endless bool) {
+func (w nodeWorld) start(t *testing.T, cgroup string, does work) {
 	dir := "/sys/fs/cgroup/" + cgroup
 	work := "while :; do :; done"
-	if !endless {
+	switch does {
+	case little:
 		work = "while :; do i=0; while [ $i -lt 100 ]; do i=$((i+1)); done; usleep 36000; done"
+	case bursts: // of 0.3 s by the clock
+		work = "now() { read up idle < /proc/uptime; t=${up%.*}${up#*.}; }; while :; do now; end=$((t+30)); while now; [ $t -lt $end ]; do :; done; usleep 300000; done"
 	}
 	r, err := w.Run(t.Context(), "sh", "-ec", `mkdir -p "$1"; echo "+cpuset +cpu" > "$(dirname "$1")/cgroup.subtree_control"`, "sh", dir)
 	if err != nil || r.Code != 0 {
@@ -169,19 +176,30 @@ func tunables(t *testing.T, m sysfs.FS) map[string]string {
 }
 
 type load struct {
-	cgroup  string
-	endless bool
+	cgroup string
+	does   work
 }
+
+// Work is without end, a little every 40 ms, or a third of a second every two thirds.
+type work int
+
+const (
+	endless work = iota
+	little
+	bursts
+)
 
 // A scenario is a load with what must come of it, in whatever world.
 type scenario struct {
-	name  string
-	work  []load
-	check func(t *testing.T, w world, s *Snapshot)
+	name string
+	work []load
+	// shared is the power that a cluster's cores share, if there is any.
+	shared units.Power
+	check  func(t *testing.T, w world, s *Snapshot)
 }
 
 var scenarios = []scenario{
-	{"batch runs at the critical frequency, the rest sleeps", []load{{"powerd/batch-a", true}}, func(t *testing.T, w world, s *Snapshot) {
+	{"batch runs at the critical frequency, the rest sleeps", []load{{"powerd/batch-a", endless}}, 0, func(t *testing.T, w world, s *Snapshot) {
 		cpus := placed(t, w, "powerd/batch-a")
 		if cpus.Len() > 2 || !cpus.SubsetOf(cpuset.Range(0, 1)) && !cpus.SubsetOf(cpuset.Range(2, 3)) {
 			t.Errorf("batch-a is on %q, want it in one cluster", cpus)
@@ -195,7 +213,7 @@ var scenarios = []scenario{
 			t.Errorf("from outside the clock is %v, the plan says %v", f, band.Ceiling)
 		}
 	}},
-	{"latency may go to the maximum", []load{{"powerd/latency-a", true}}, func(t *testing.T, w world, s *Snapshot) {
+	{"latency may go to the maximum", []load{{"powerd/latency-a", endless}}, 0, func(t *testing.T, w world, s *Snapshot) {
 		cpus := placed(t, w, "powerd/latency-a")
 		band := s.Plan.Bands[int(cpus.Min())/2]
 		if band.Ceiling != 3000*units.MHz || oppOf(t, band.Floor) < oppOf(t, w.critical())-1 {
@@ -210,7 +228,7 @@ var scenarios = []scenario{
 			}
 		}
 	}},
-	{"everybody is where the plan says, limits hold", []load{{"powerd/batch-a", true}, {"powerd/latency-a", false}, {"powerd/video", false}}, func(t *testing.T, w world, s *Snapshot) {
+	{"everybody is where the plan says, limits hold", []load{{"powerd/batch-a", endless}, {"powerd/latency-a", little}, {"powerd/video", little}}, 0, func(t *testing.T, w world, s *Snapshot) {
 		for _, as := range s.Plan.Assignments {
 			if got := placed(t, w, as.ID); as.CPUs == nil || !got.Equal(*as.CPUs) {
 				t.Errorf("%s is on %q, the plan says %v: %s", as.ID, got, as.CPUs, as.Reason)
@@ -221,9 +239,24 @@ var scenarios = []scenario{
 			if as.Limit == nil {
 				t.Fatal("batch-a has no limit")
 			}
-			want := cpuMax(*as.Limit)
+			want := cpuMax(*as.Limit, as.Period)
 			if got := text(t, w, "sys/fs/cgroup/powerd/batch-a/cpu.max"); got != want {
 				t.Errorf("cpu.max is %q, the plan says %q", got, want)
+			}
+		}
+	}},
+	{"what bears a delay is gathered", []load{{"powerd/deferred-a", bursts}, {"powerd/deferred-b", bursts}}, 4 * units.Watt, func(t *testing.T, w world, s *Snapshot) {
+		for _, as := range s.Plan.Assignments {
+			dir := "sys/fs/cgroup/" + as.ID
+			if as.Share == 0 || as.Limit == nil {
+				t.Fatalf("%s is not gathered: %+v", as.ID, as)
+			}
+			if got, want := text(t, w, dir+"/cpu.max"), cpuMax(*as.Limit, 200*time.Millisecond); got != want {
+				t.Errorf("cpu.max of %s is %q, want %q", as.ID, got, want)
+			}
+			st, err := containers.ParseCPUStat(text(t, w, dir+"/cpu.stat"))
+			if err != nil || st.Throttled == 0 {
+				t.Errorf("%s was never held back: %+v, %v", as.ID, st, err)
 			}
 		}
 	}},
@@ -252,7 +285,7 @@ func oppOf(t *testing.T, f units.Frequency) int {
 // play runs a scenario in a world: the same steps, the same assertions.
 func (s scenario) play(t *testing.T, w world, config configs.Config) {
 	for _, l := range s.work {
-		w.start(t, l.cgroup, l.endless)
+		w.start(t, l.cgroup, l.does)
 	}
 	first := tunables(t, w)
 	g := &gate{FS: w, t: t}
@@ -262,13 +295,17 @@ func (s scenario) play(t *testing.T, w world, config configs.Config) {
 	}
 	defer j.Close()
 	g.journal = j
-	d := New(Options{FS: g, Label: s.name, Journal: j, Config: config})
+	o := Options{FS: g, Label: s.name, Journal: j, Config: config}
+	if s.shared > 0 {
+		o.Platform = platformOf(sim.Cluster{Cores: 2, Shared: s.shared})
+	}
+	d := New(o)
 	const interval = 600 * time.Millisecond
 	w.advance(interval)
 	began := w.energy(t)
 	d.Look(w.now())
 	var snap *Snapshot
-	for range 8 {
+	for range 14 {
 		w.advance(interval)
 		snap = d.Tick(w.now())
 		d.invariants(t, snap)
@@ -290,7 +327,7 @@ func (s scenario) play(t *testing.T, w world, config configs.Config) {
 		t.Errorf("measured %v, the truth is %v", snap.Energy.MeasuredUJ, truth)
 	}
 	busiest := slices.MaxFunc(snap.Containers, func(a, b ContainerState) int { return int(a.Energy - b.Energy) })
-	if at := slices.IndexFunc(s.work, func(l load) bool { return l.cgroup == busiest.ID }); at < 0 || !s.work[at].endless {
+	if at := slices.IndexFunc(s.work, func(l load) bool { return l.cgroup == busiest.ID }); at < 0 || s.work[at].does == little {
 		t.Errorf("%s is charged most", busiest.ID)
 	}
 	if outcomes, err := d.Close(); err != nil {

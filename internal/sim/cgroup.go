@@ -1,6 +1,9 @@
 package sim
 
 import (
+	"fmt"
+	"hash/fnv"
+	"math/bits"
 	"path"
 	"slices"
 	"strings"
@@ -37,14 +40,15 @@ type cgroup struct {
 	stopAt    time.Duration
 	periods   uint64
 	stops     uint64
-	waited    time.Duration
+	waited    time.Duration // of all cpus that were stopped
+	stopOn    int           // how many are
 	wait      []*task
 	attrs     map[string]string
 	counters  []*counter
 }
 
 func (m *Machine) newCgroup(parent *cgroup, p string) *cgroup {
-	g := &cgroup{number: len(m.numbered), parent: parent, path: p, weight: 100, max: containers.CPUMax{Period: containers.DefaultPeriod}, period: m.now + containers.DefaultPeriod}
+	g := &cgroup{number: len(m.numbered), parent: parent, path: p, weight: 100, max: containers.CPUMax{Period: containers.DefaultPeriod}, period: m.phase(p)}
 	m.numbered = append(m.numbered, g)
 	m.groups[p] = g
 	if parent != nil {
@@ -53,6 +57,17 @@ func (m *Machine) newCgroup(parent *cgroup, p string) *cgroup {
 	}
 	g.confine(m)
 	return g
+}
+
+// phase is a time before the machine was made through which a new group's periods go: at
+// random, so that groups' periods interleave.
+//
+// See init_cfs_bandwidth in kernel/sched/fair.c, since Linux 6.4; before, periods began at
+// multiples of their length.
+func (m *Machine) phase(name string) time.Duration {
+	h := fnv.New64a()
+	fmt.Fprint(h, name, m.seed, m.now)
+	return -time.Duration(h.Sum64() % uint64(containers.DefaultPeriod))
 }
 
 func (g *cgroup) walk(f func(*cgroup)) {
@@ -122,9 +137,16 @@ func (g *cgroup) weigh(m *Machine, weight float64) {
 	g.weight = weight
 }
 
-// limit sets the group's quota, and begins a period.
+// limit sets the group's quota, of which nothing is used yet. Its period goes on to its end,
+// unless there was none: then it ends on the grid of the new length through the last one's
+// end.
+//
+// See tg_set_cfs_bandwidth and start_cfs_bandwidth in kernel/sched.
 func (g *cgroup) limit(m *Machine, limit containers.CPUMax) {
-	g.max, g.period = limit, m.now+limit.Period
+	g.max = limit
+	if limit.Quota > 0 && g.period <= m.now {
+		g.period += ((m.now-g.period)/limit.Period + 1) * limit.Period
+	}
 	g.spent = account{at: m.now}
 	if limit.Quota > 0 {
 		g.walk(func(c *cgroup) {
@@ -175,7 +197,7 @@ func (m *Machine) refill(g *cgroup) {
 
 func (g *cgroup) resume(m *Machine) {
 	g.stopped = false
-	g.waited += m.now - g.stopAt
+	g.waited += time.Duration(g.stopOn) * (m.now - g.stopAt)
 	wait := g.wait
 	g.wait = nil
 	for _, t := range wait {
@@ -188,15 +210,21 @@ func (g *cgroup) resume(m *Machine) {
 func (m *Machine) throttle(g *cgroup) {
 	g.stopped, g.stopAt = true, m.now
 	g.stops++
+	on := newMask(len(m.cpus))
 	g.walk(func(c *cgroup) {
 		for _, t := range c.tasks {
 			if t.cpu != nil {
+				on.put(t.cpu.id, true)
 				m.dequeue(t)
 				g.wait = append(g.wait, t)
 				t.waits = g
 			}
 		}
 	})
+	g.stopOn = 0
+	for _, word := range on {
+		g.stopOn += bits.OnesCount64(word)
+	}
 	m.plan(g)
 }
 

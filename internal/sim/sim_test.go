@@ -556,3 +556,35 @@ func TestPlacementOfTheKernel(t *testing.T) {
 		t.Errorf("a, b, c run on cpus %v, want 0, 2 (the other cache) and 1", where)
 	}
 }
+
+// Groups' periods interleave, and go together from then on that both had one of a
+// millisecond at the same time: both run and both are stopped.
+func TestPeriods(t *testing.T) {
+	for _, begin := range []bool{false, true} {
+		m := machine(t, Config{Workloads: []Workload{{Cgroup: "a"}, {Cgroup: "b"}}})
+		for _, g := range []string{"a", "b"} {
+			m.Advance(7 * time.Millisecond)
+			m.set(t, cgroupDir+"/"+g+"/cpu.max", "max")
+		}
+		for _, g := range []string{"a", "b"} {
+			if begin {
+				m.set(t, cgroupDir+"/"+g+"/cpu.max", "1000000 1000")
+			}
+			m.set(t, cgroupDir+"/"+g+"/cpu.max", "100000 200000")
+		}
+		m.Advance(time.Second)
+		alike := 0
+		for range 2000 {
+			m.Advance(time.Millisecond)
+			if m.find("a").stopped == m.find("b").stopped {
+				alike++
+			}
+		}
+		if begin != (alike > 1950) {
+			t.Errorf("begun together %v: they are alike in %d of 2000 ms", begin, alike)
+		}
+		if used := m.find("a").used(m.now); used < 1500*time.Millisecond || used > 1700*time.Millisecond {
+			t.Errorf("it used %v of 3 s", used)
+		}
+	}
+}

@@ -20,7 +20,8 @@ import (
 //
 // The tree is there as long as its namespace is, and no process is in that any more: it
 // is kept as `ip netns` keeps one, by a mount of its file in the container's folder.
-// Delete unmounts it, where it is always looked for.
+// Delete unmounts it; it looks for it whatever the record says, so that a crash leaves
+// nothing.
 //
 // See mount_namespaces(7), and put_mnt_ns and mntns_install in the kernel's
 // fs/namespace.c.

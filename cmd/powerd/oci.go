@@ -168,6 +168,12 @@ func (c *createFlags) options() (oci.CreateOptions, error) {
 	if err := preserve(&o.Preserve); err != nil {
 		return o, err
 	}
+	if n := os.Getenv("LISTEN_FDS"); n != "" { // socket activation is for the container's first process
+		o.Env = append(o.Env, "LISTEN_FDS="+n, "LISTEN_PID=1")
+		if names := os.Getenv("LISTEN_FDNAMES"); names != "" {
+			o.Env = append(o.Env, "LISTEN_FDNAMES="+names)
+		}
+	}
 	if c.pidFile != "" {
 		o.Started = writePid(c.pidFile)
 	}

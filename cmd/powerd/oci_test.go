@@ -254,6 +254,29 @@ cat /proc/self/cgroup; nproc; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/stat
 		g.left()
 	})
 
+	// As systemd does: the container's own cgroup enables controllers, and may have no
+	// processes then.
+	t.Run("exec beside an init in a cgroup below", func(t *testing.T) {
+		g.t = t
+		s := bundle("sh", "-c", `cd /sys/fs/cgroup; mkdir init other; echo 1 > init/cgroup.procs; echo +pids > cgroup.subtree_control; sleep 1000`)
+		s.Mounts[len(s.Mounts)-1].Options = []string{"rw"}
+		g.put(s)
+		g.run("sh", "-c", "powerd-oci run -d -b /c i1 </dev/null >/dev/null 2>&1; until grep -q pids /sys/fs/cgroup/powerd-oci/i1/cgroup.subtree_control; do sleep 0.1; done")
+		if out := g.run("powerd-oci", "exec", "i1", "cat", "/proc/self/cgroup"); out != "0::/init\n" {
+			t.Errorf("it runs in %q", out)
+		}
+		if out := g.run("powerd-oci", "exec", "--cgroup", "/other", "i1", "cat", "/proc/self/cgroup"); out != "0::/other\n" {
+			t.Errorf("with --cgroup it runs in %q", out)
+		}
+		for cgroup, why := range map[string]string{"/": "device or resource busy", "/nonesuch": "no such file", "../../../../c": "no such file"} {
+			if r, err := g.Run(t.Context(), "powerd-oci", "exec", "--cgroup", cgroup, "i1", "true"); err != nil || r.Code != 1 || !strings.Contains(string(r.Stderr), why) {
+				t.Errorf("%s: %v, code %d, %s", cgroup, err, r.Code, r.Stderr)
+			}
+		}
+		g.run("powerd-oci", "delete", "--force", "i1")
+		g.left()
+	})
+
 	t.Run("asks powerd for a place before the first process", func(t *testing.T) {
 		g.t = t
 		g.run("sh", "-ec", `mv /usr/bin/powerd /usr/bin/powerd.real

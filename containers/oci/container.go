@@ -115,6 +115,8 @@ type CreateOptions struct {
 	Console       *os.File
 	// Preserve is how many descriptors above 2 the program gets.
 	Preserve int
+	// Env is added to the program's environment.
+	Env []string
 	// KeepKeyring leaves the process the caller's session keyring.
 	KeepKeyring bool
 	// Detach lets Run return once the program runs, Keep lets it leave the container
@@ -302,7 +304,7 @@ func (e *Engine) create(ctx context.Context, c *created, config []byte, rootfs s
 	if o.Overlay != nil {
 		roots = append([]string{o.Overlay.Upper}, o.Overlay.Lower...)
 	}
-	spec.Process.Env = withHome(spec.Process.Env, spec.Process.User.UID, passwdOf(spec, roots))
+	spec.Process.Env = withHome(append(spec.Process.Env, o.Env...), spec.Process.User.UID, passwdOf(spec, roots))
 	hooks := hookLists(spec.Hooks)
 	before := o.Visit != nil || len(spec.Linux.NetDevices) > 0 || len(hooks["prestart"])+len(hooks["createRuntime"])+len(hooks["createContainer"]) > 0
 	s, err := script(spec, rootfs, namespaces, parts{talk: t, start: start, console: con, made: made, overlay: o.Overlay, init: o.Init, visit: before, rdt: r.Rdt,

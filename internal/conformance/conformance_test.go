@@ -95,7 +95,10 @@ func build(t *testing.T, pkg string, flags ...string) string {
 	return file
 }
 
-// node boots a Debian with podman, runc, crun and powerd-oci.
+// packages are those of all tests here, so that they share one image.
+var packages = []string{"podman", "catatonit", "containerd", "runc", "crun", "procps", "python3"}
+
+// node boots a Debian with podman, containerd, runc, crun and powerd-oci.
 func node(t *testing.T, disks ...string) *testbed.Node {
 	t.Helper()
 	if testing.Short() {
@@ -112,7 +115,7 @@ func node(t *testing.T, disks ...string) *testbed.Node {
 		curve.OPPs = append(curve.OPPs, cpufreq.OPP{Frequency: f, Speed: float64(i+1) / 2, Dynamic: units.Watt})
 	}
 	n := testbed.Start(t, testbed.Config{CoresPerSocket: 2, Curve: curve, Root: testbed.Debian, Memory: 1024, Disks: disks,
-		Packages: []string{"podman", "catatonit", "runc", "crun", "procps"}, Modules: []string{"overlay", "veth", "bridge"},
+		Packages: packages, Modules: []string{"overlay", "veth", "bridge"},
 		Files: map[string]string{"/usr/bin/powerd-oci": binary, "/box/bin/busybox": busybox}})
 	if r, err := n.Run(t.Context(), "systemctl", "is-system-running", "--wait"); err != nil || r.Code != 0 {
 		t.Fatalf("the node: %v, %s", err, r.Stdout)
@@ -225,65 +228,5 @@ func write(t *testing.T, n *testbed.Node, names []string, verdicts map[string]ma
 	b.WriteString("\nThe programs know neither cgroup v2 limits nor attacks; for those TestOCI in cmd/powerd\nhas its own tests, the attacks by their CVE.\n")
 	if err := os.WriteFile("../../docs/oci-conformance.md", b.Bytes(), 0o644); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// podman does its work with powerd-oci, as with crun.
-func TestPodman(t *testing.T) {
-	n := node(t)
-	sh := func(t *testing.T, script, want string) {
-		t.Helper()
-		r, err := n.Run(t.Context(), "sh", "-c", script)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := strings.TrimSpace(string(r.Stdout)); r.Code != 0 || want != "*" && got != want {
-			t.Errorf("%s\ncode %d, %q, want %q\n%s", script, r.Code, got, want, r.Stderr)
-		}
-	}
-	sh(t, `cd /box; chmod 755 bin/busybox; for a in sh ls cat id sleep echo hostname grep mkdir touch stat ps kill true false tty; do ln -s busybox bin/$a; done
-mkdir -p etc tmp var data; echo 'root:x:0:0::/:/bin/sh' > etc/passwd; tar -c . | podman import -q - box`, "*")
-	for _, manager := range []string{"cgroupfs", "systemd"} {
-		t.Run(manager, func(t *testing.T) {
-			p := "podman --runtime /usr/bin/powerd-oci --cgroup-manager " + manager + " "
-			for _, step := range [][2]string{
-				{p + "run --rm --network none box sh -c 'echo hi; exit 0'", "hi"},
-				{p + "run --rm --network none box sh -c 'exit 7'; echo $?", "7"},
-				{"echo in | " + p + "run -i --rm --network none box cat", "in"},
-				{p + "run --rm --network host box hostname | grep -c .", "1"},
-				{p + "run --rm --network none --hostname h1 box hostname", "h1"},
-				{p + "run --rm --network none -t box tty", "/dev/pts/0"},
-				{p + "run --rm --network none -v /etc/hostname:/data/h:ro box cat /data/h", "testbed"},
-				{p + "run --rm --network none --tmpfs /tmp/x box stat -f -c %T /tmp/x", "tmpfs"},
-				{p + "run --rm --network none -u 12:34 box sh -c 'id -u; id -g' | tr '\\n' ' '", "12 34"},
-				{p + "run --rm --network none -w /var -e A=b box sh -c 'pwd; echo $A' | tr '\\n' ' '", "/var b"},
-				{p + "run --rm --network none --read-only box sh -c 'touch /x 2>/dev/null || echo no'", "no"},
-				{p + "run --rm --network none --cap-drop all box grep CapEff /proc/self/status | tr -d '\\t'", "CapEff:0000000000000000"},
-				{p + "run --rm --network none --ulimit nofile=77 box sh -c 'ulimit -n'", "77"},
-				{p + "run --rm --network none --memory 64m box cat /sys/fs/cgroup/memory.max", "67108864"},
-				{p + "run --rm --network none --cpus 0.5 box cat /sys/fs/cgroup/cpu.max", "50000 100000"},
-				{p + "run --rm --network none --pids-limit 33 box cat /sys/fs/cgroup/pids.max", "33"},
-				{p + "run --rm --network none --sysctl kernel.msgmax=4444 box cat /proc/sys/kernel/msgmax", "4444"},
-				{p + "run --rm --network none --uidmap 0:100000:1000 box sh -c 'cat /proc/self/uid_map' | tr -s ' '", "0 100000 1000"},
-				{p + "run --rm --network none --security-opt seccomp=unconfined box grep Seccomp: /proc/self/status | tr -d '\\t'", "Seccomp:0"},
-				{p + "run --rm --network none box grep Seccomp: /proc/self/status | tr -d '\\t'", "Seccomp:2"},
-				{p + "run -d --network none --name c1 box sh -c 'echo started; sleep 1000' | grep -c .", "1"},
-				{p + "exec c1 sh -c 'echo in; exit 0'", "in"},
-				{p + "exec -t c1 tty", "/dev/pts/0"},
-				{p + "exec c1 sh -c 'exit 9'; echo $?", "9"},
-				{p + "pause c1 >/dev/null && podman inspect -f '{{.State.Status}}' c1", "paused"},
-				{p + "unpause c1 >/dev/null && podman inspect -f '{{.State.Status}}' c1", "running"},
-				{p + "update --memory 99m c1 >/dev/null 2>&1; " + p + "top c1 args | tail -1", "*"},
-				{p + "stats --no-stream --format '{{.PIDs}}' c1", "1"},
-				{p + "logs c1", "started"},
-				{p + "kill -s KILL c1 >/dev/null && podman wait c1", "137"},
-				{p + "start c1 >/dev/null && podman inspect -f '{{.State.Status}}' c1", "running"},
-				{p + "stop -t 1 c1 >/dev/null 2>&1 && podman inspect -f '{{.State.Status}}' c1", "exited"},
-				{p + "rm c1 >/dev/null && podman ps -aq | wc -l", "0"},
-				{"ls /run/powerd-oci 2>/dev/null | wc -l", "0"},
-			} {
-				sh(t, step[0], step[1])
-			}
-		})
 	}
 }

@@ -1,6 +1,7 @@
 // Package conformance holds powerd-oci against what others say a runtime is: the
-// validation programs of opencontainers/runtime-tools, podman, and Debian's runc and
-// crun beside it. Its tests run in the testbed; this file reads what the programs say.
+// validation programs of opencontainers/runtime-tools, crun's own tests, podman,
+// containerd, and Debian's runc and crun beside it. Its tests run in the testbed; this
+// file reads what the programs say.
 package conformance
 
 import "strings"

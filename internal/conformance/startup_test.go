@@ -74,11 +74,11 @@ And these, measured when others kept the machine busy, to 5.8 beside 6.4 (least 
 
 // startBundle is what is started: a busybox root, namespaces and mounts as runc spec has
 // them.
-func startBundle(t *testing.T) []byte {
+func startBundle(t *testing.T, args ...string) []byte {
 	t.Helper()
 	s := oci.DefaultSpec()
 	s.Version = "1.0.0" // Debian's crun takes no newer one
-	s.Process.Terminal, s.Process.Args = false, []string{"/bin/true"}
+	s.Process.Terminal, s.Process.Args = false, args
 	s.Linux.Resources = &specs.LinuxResources{}
 	data, err := json.Marshal(s)
 	if err != nil {
@@ -108,7 +108,7 @@ func TestStartup(t *testing.T) {
 		return strings.TrimSpace(string(r.Stdout))
 	}
 	sh("mkdir -p /b/rootfs/bin")
-	if err := n.Put("/b/config.json", startBundle(t), 0o644); err != nil {
+	if err := n.Put("/b/config.json", startBundle(t, "/bin/true"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	sh("cp /box/bin/busybox /b/rootfs/bin/; chmod 755 /b/rootfs/bin/busybox; ln -s busybox /b/rootfs/bin/true; cd /b/rootfs; mkdir proc dev sys")

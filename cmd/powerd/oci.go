@@ -30,7 +30,7 @@ func runOCI(args []string, in io.Reader, out, errs io.Writer) int {
 	u := newUI(out, errs)
 	code := execute(u, newOCICmd(u, &f), args, in, out, errs)
 	if text := strings.TrimSpace(f.said.String()); text != "" && f.log != "" {
-		if err := f.logError(text); err != nil {
+		if err := f.toLog("error", text); err != nil {
 			u.fail(err)
 		}
 	}
@@ -46,12 +46,12 @@ type ociFlags struct {
 	said           strings.Builder // on standard error
 }
 
-// logError appends what was said to the log that an engine reads: conmon and
-// containerd find there why a command failed.
-func (f *ociFlags) logError(text string) error {
-	line := fmt.Sprintf("time=%q level=error msg=%q\n", time.Now().Format(time.RFC3339), text)
+// toLog appends what was said to the log that an engine reads: conmon and containerd find
+// there why a command failed.
+func (f *ociFlags) toLog(level, text string) error {
+	line := fmt.Sprintf("time=%q level=%s msg=%q\n", time.Now().Format(time.RFC3339), level, text)
 	if f.logFormat == "json" {
-		data, err := json.Marshal(map[string]string{"level": "error", "msg": text, "time": time.Now().Format(time.RFC3339)})
+		data, err := json.Marshal(map[string]string{"level": level, "msg": text, "time": time.Now().Format(time.RFC3339)})
 		if err != nil {
 			return err
 		}
@@ -80,6 +80,13 @@ func newOCICmd(u *ui, f *ociFlags) *cobra.Command {
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			f.engine.Cgroups.Systemd, f.engine.Cgroups.Rootless = f.systemd, os.Geteuid() != 0
 			f.engine.Placed = placed
+			f.engine.Warn = func(text string) {
+				if f.log == "" {
+					u.notef("%s", text)
+				} else if err := f.toLog("warning", "powerd: "+text); err != nil {
+					u.notef("%s", err)
+				}
+			}
 			if f.logFormat != "text" && f.logFormat != "json" {
 				return usage(fmt.Errorf("cannot log as %q", f.logFormat), "want text or json")
 			}

@@ -62,6 +62,12 @@ func (u *ui) fail(err error) {
 	}
 }
 
+// notef prints progress: one line on standard error.
+func (u *ui) notef(format string, args ...any) {
+	u.out.Flush()
+	fmt.Fprintf(u.err, "powerd: "+format+"\n", args...)
+}
+
 // A section is a titled group of rows of cells.
 type section struct {
 	title string

@@ -17,12 +17,6 @@ import (
 	"github.com/powerd/powerd/placement"
 )
 
-// notef prints progress: one line on standard error.
-func (u *ui) notef(format string, args ...any) {
-	u.out.Flush()
-	fmt.Fprintf(u.err, "powerd: "+format+"\n", args...)
-}
-
 // restored says what became of the files at the end, in numbers and, where
 // something is not as it was, by name.
 func (u *ui) restored(outcomes []sysfs.Restored) {

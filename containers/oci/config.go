@@ -188,13 +188,6 @@ func checkProcess(p *specs.Process, at string) error {
 			return field(name, "soft %d is above hard %d", r.Soft, r.Hard)
 		}
 	}
-	for name, list := range capabilityLists(p) {
-		for _, c := range list {
-			if _, ok := capabilities[c]; !ok {
-				return field(at+".capabilities."+name, "there is no capability %q", c)
-			}
-		}
-	}
 	if s := p.Scheduler; s != nil {
 		if _, ok := schedPolicies[s.Policy]; !ok {
 			return field(at+".scheduler.policy", "there is no policy %q", s.Policy)
@@ -322,6 +315,25 @@ func IsCapability(name string) bool {
 
 // Capabilities are the names of all.
 func Capabilities() []string { return slices.Sorted(maps.Keys(capabilities)) }
+
+// warn tells of capabilities that there are not, which are left out.
+//
+// See https://github.com/opencontainers/runtime-spec/blob/v1.3.0/config.md#linux-process.
+func (e *Engine) warn(id string, p *specs.Process) {
+	unknown := map[string]bool{}
+	for _, list := range capabilityLists(p) {
+		for _, c := range list {
+			if !IsCapability(c) {
+				unknown[c] = true
+			}
+		}
+	}
+	for _, c := range slices.Sorted(maps.Keys(unknown)) {
+		if e.Warn != nil {
+			e.Warn(fmt.Sprintf("container %s goes without %q: there is no such capability", id, c))
+		}
+	}
+}
 
 func capabilityLists(p *specs.Process) map[string][]string {
 	c := p.Capabilities

@@ -38,6 +38,9 @@ type Engine struct {
 	// is to place it has its cgroup, and no process yet: it may set where it runs.
 	Placed func(ctx context.Context) error
 
+	// Warn, if not nil, is told what of a config is left out.
+	Warn func(text string)
+
 	// Step, if not nil, is told what of a start and end is done as it comes along, for
 	// measurements.
 	Step func(done string)
@@ -171,6 +174,7 @@ func (e *Engine) begin(ctx context.Context, id, bundle string, o CreateOptions) 
 	if err != nil {
 		return nil, err
 	}
+	e.warn(id, spec.Process)
 	e.step("read config.json")
 	rootfs := spec.Root.Path
 	if !filepath.IsAbs(rootfs) {
@@ -275,6 +279,7 @@ func (e *Engine) create(ctx context.Context, c *created, config []byte, rootfs s
 		return err
 	}
 	defer con.Close()
+	hostCgroups(spec)
 	made, err := makeMounts(spec, rootfs)
 	defer func() {
 		for _, f := range made {
@@ -304,7 +309,7 @@ func (e *Engine) create(ctx context.Context, c *created, config []byte, rootfs s
 	if o.Overlay != nil {
 		roots = append([]string{o.Overlay.Upper}, o.Overlay.Lower...)
 	}
-	spec.Process.Env = withHome(append(spec.Process.Env, o.Env...), spec.Process.User.UID, passwdOf(spec, roots))
+	spec.Process.Env = environment(append(spec.Process.Env, o.Env...), spec.Process.User.UID, passwdOf(spec, roots))
 	hooks := hookLists(spec.Hooks)
 	before := o.Visit != nil || len(spec.Linux.NetDevices) > 0 || len(hooks["prestart"])+len(hooks["createRuntime"])+len(hooks["createContainer"]) > 0
 	s, err := script(spec, rootfs, namespaces, parts{talk: t, start: start, console: con, made: made, overlay: o.Overlay, init: o.Init, visit: before, rdt: r.Rdt,

@@ -113,6 +113,7 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 	if err := checkProcess(o.Process, "process"); err != nil {
 		return 0, err
 	}
+	e.warn(id, o.Process)
 	var home *os.File
 	if r.Cgroup.Path != "" {
 		if home, err = r.Cgroup.Open(o.Cgroup); err != nil {
@@ -120,7 +121,7 @@ func (e *Engine) Exec(id string, o ExecOptions) (int, error) {
 		}
 		defer home.Close()
 	}
-	o.Process.Env = withHome(o.Process.Env, o.Process.User.UID, func() (*os.File, error) {
+	o.Process.Env = environment(o.Process.Env, o.Process.User.UID, func() (*os.File, error) {
 		return openInside(fmt.Sprintf("/proc/%d/root", r.Pid), "etc/passwd")
 	})
 	b := &builder{spec: spec}

@@ -18,9 +18,21 @@ import (
 // maxPasswd is how much of a container's list of users is read.
 const maxPasswd = 1 << 20
 
-// withHome adds HOME to an environment that has none, as other runtimes do: what the
-// container's /etc/passwd says of a user, / for one that it does not know.
-func withHome(env []string, uid uint32, passwd func() (*os.File, error)) []string {
+// environment is what a program gets of a list of NAME=VALUE, of which later ones win. It
+// adds HOME where there is none, as other runtimes do: what the container's /etc/passwd
+// says of a user, / for one that it does not know.
+func environment(list []string, uid uint32, passwd func() (*os.File, error)) []string {
+	env := make([]string, 0, len(list)+1)
+	at := map[string]int{}
+	for _, v := range list {
+		name, _, _ := strings.Cut(v, "=")
+		if i, ok := at[name]; ok {
+			env[i] = v
+			continue
+		}
+		at[name] = len(env)
+		env = append(env, v)
+	}
 	if slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, "HOME=") }) {
 		return env
 	}

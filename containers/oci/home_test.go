@@ -50,13 +50,13 @@ func TestHome(t *testing.T) {
 		{bind("/etc", "tmpfs"), []string{lower}, 0, "/"},
 		{bind("/etc/pass", host), []string{lower}, 0, "/root"},
 	} {
-		got := withHome([]string{"A=b"}, tt.uid, passwdOf(tt.spec, tt.roots))
+		got := environment([]string{"A=b"}, tt.uid, passwdOf(tt.spec, tt.roots))
 		if !slices.Equal(got, []string{"A=b", "HOME=" + tt.want}) {
 			t.Errorf("user %d of %v with %v: %q, want %s", tt.uid, tt.roots, tt.spec.Mounts, got, tt.want)
 		}
 	}
-	if got := withHome([]string{"HOME=/x"}, 0, nil); !slices.Equal(got, []string{"HOME=/x"}) {
-		t.Errorf("HOME is given, and becomes %q", got)
+	if got := environment([]string{"HOME=/x", "A=1", "B=2", "A=3", "HOME=/y"}, 0, nil); !slices.Equal(got, []string{"HOME=/y", "A=3", "B=2"}) {
+		t.Errorf("the environment becomes %q", got)
 	}
 }
 

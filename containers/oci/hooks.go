@@ -78,7 +78,9 @@ func runHooks(ctx context.Context, name string, list []specs.Hook, state specs.S
 		if len(h.Args) > 0 {
 			cmd.Args = h.Args
 		}
-		cmd.Env = append([]string{}, h.Env...)
+		if len(h.Env) > 0 { // else it is ours, as with runc
+			cmd.Env = h.Env
+		}
 		cmd.Dir = state.Bundle
 		cmd.Stdin = bytes.NewReader(data)
 		var out bytes.Buffer

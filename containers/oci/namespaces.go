@@ -41,9 +41,10 @@ type plan struct {
 // prepared, if there is one. Close it when the process has started.
 func planNamespaces(s *specs.Spec, network *os.File) (p *plan, err error) {
 	p = &plan{}
+	opened := p
 	defer func() {
 		if err != nil {
-			p.Close()
+			opened.Close()
 		}
 	}()
 	var joinUser *os.File

@@ -266,8 +266,8 @@ func mask(names []string) (m uint64) {
 	return m
 }
 
-// grantable are the capabilities of each list that can be given: those that the
-// runtime has. The rest is left out, as the specification allows.
+// grantable are the capabilities of each list that can be given: those that there are
+// and that the runtime has. The rest is left out, as the specification demands.
 //
 // See https://github.com/opencontainers/runtime-spec/blob/v1.3.0/config.md#linux-process.
 func (b *builder) grantable(p *specs.Process) map[string][]string {
@@ -281,7 +281,7 @@ func (b *builder) grantable(p *specs.Process) map[string][]string {
 	}
 	lists := capabilityLists(p)
 	for name, list := range lists {
-		lists[name] = slices.DeleteFunc(slices.Clone(list), func(n string) bool { return have&mask([]string{n}) == 0 })
+		lists[name] = slices.DeleteFunc(slices.Clone(list), func(n string) bool { return !IsCapability(n) || have&mask([]string{n}) == 0 })
 	}
 	return lists
 }

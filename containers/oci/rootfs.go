@@ -108,6 +108,20 @@ func (b *builder) mounts(rootfs string, overlay *Overlay, made map[int]*os.File)
 	return nil
 }
 
+// hostCgroups lets a container have the host's mount of cgroups that may not mount them
+// anew, for it is not root of the user namespace that its cgroup namespace belongs to: as
+// with runc.
+func hostCgroups(s *specs.Spec) {
+	if !has(s, specs.UserNamespace) || has(s, specs.CgroupNamespace) {
+		return
+	}
+	for i := range s.Mounts {
+		if m := &s.Mounts[i]; m.Type == "cgroup" || m.Type == "cgroup2" {
+			m.Type, m.Source, m.Options = "bind", "/sys/fs/cgroup", append([]string{"rbind"}, m.Options...)
+		}
+	}
+}
+
 // labelled adds linux.mountLabel to the options of a file system that takes it.
 func labelled(s *specs.Spec, kind string, options []string) []string {
 	if label := s.Linux.MountLabel; label != "" && (kind == "tmpfs" || kind == "devpts" || kind == "mqueue") {

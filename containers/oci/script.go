@@ -60,6 +60,9 @@ func script(s *specs.Spec, rootfs string, pl *plan, in parts) (*spawn.Script, er
 		}
 	}
 	b.sysctls()
+	if s.Root.Readonly {
+		b.makePath(s.Process.Cwd, false) // while it can be made, as with runc
+	}
 	b.seal()
 	if err := b.process(s.Process, in.identity); err != nil {
 		return nil, err

@@ -39,8 +39,8 @@ energy: build ## powerd against governors and the limit on every simulated machi
 bench-testbed: setup ## powerd against governors on a real kernel, by the node's meter: writes docs/testbed.md
 	$(GO) test -count=1 -timeout 45m -run TestSavings -v ./cmd/powerd -savings
 
-conformance: setup ## powerd-oci beside runc and crun: writes docs/oci-conformance.md
-	$(GO) test -count=1 -timeout 60m -run TestValidation -v ./internal/conformance -update
+conformance: setup ## powerd-oci beside runc and crun: writes docs/oci-conformance.md, docs/crun-tests.md
+	$(GO) test -count=1 -timeout 60m -run 'TestValidation|TestCrun' -v ./internal/conformance -update
 
 bench-runtime: setup ## how long containers take to start, beside runc and crun: writes docs/startup.md
 	$(GO) test -count=1 -timeout 30m -run TestStartup -v ./internal/conformance -startup

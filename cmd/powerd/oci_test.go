@@ -734,12 +734,13 @@ func TestOCIRefusals(t *testing.T) {
 		`{"ociVersion": 7}`:       "cannot use config.json: ociVersion: it is a number",
 		`{"ociVersion": "2.0.0"}`: "cannot use config.json: ociVersion: want 1.0.0 to 1.3.x, not \"2.0.0\"",
 		`{"ociVersion": "1.0.0"}`: "cannot use config.json: root.path: it is required",
+		`{"ociVersion": "1.0.0", "root": {"path": "."}, "process": {"args": ["x"], "cwd": "/"}, "linux": {"namespaces": [{"type": "mount"}, {"type": "network", "path": "/nonesuch"}]}}`: "cannot use config.json: linux.namespaces[1].path: open /nonesuch: no such file or directory",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		var out, errs strings.Builder
-		if code := runOCI([]string{"--root", filepath.Join(dir, "state"), "create", "-b", dir, "x"}, nil, &out, &errs); code != 1 || errs.String() != "powerd: "+why+"\n" {
+		if code := runOCI([]string{"--root", filepath.Join(dir, "state"), "--cgroup-manager", "none", "create", "-b", dir, "x"}, nil, &out, &errs); code != 1 || errs.String() != "powerd: "+why+"\n" {
 			t.Errorf("%s: code %d, %q, want %q", config, code, errs.String(), why)
 		}
 	}

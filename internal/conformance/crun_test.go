@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/powerd/powerd/internal/testbed"
 )
@@ -81,6 +83,7 @@ func crunTests(t *testing.T) string {
 // crunsOwn are tests of what is crun's alone, or what powerd-oci does otherwise on purpose.
 var crunsOwn = map[string]string{
 	"delete/test_multiple_containers_delete":         "--regex is crun's alone",
+	"devices/owner-device":                           "in a user namespace a device is the host's of that name, as with runc",
 	"exec/exec_add_no_new_privileges":                "exec keeps no_new_privs of the container, as with runc",
 	"preserve_fds/preserve-fds-some":                 "descriptors that are not open are refused, as with runc",
 	"resources/resources-cpu-weight-systemd":         "it is for who says +SYSTEMD, and reads a state of crun's alone",
@@ -156,10 +159,32 @@ ls tests/test_*.py | xargs -P 2 -I{} sh -c '(echo "# {}"; timeout -k 5 120 pytho
 		if err == nil {
 			err = os.WriteFile(crunVerdicts, append(data, '\n'), 0o644)
 		}
+		if err == nil {
+			err = os.WriteFile("../../docs/crun-tests.md", crunPage(verdicts), 0o644)
+		}
 		if err != nil {
 			t.Error(err)
 		}
 	}
+}
+
+// crunPage is the table of the documentation.
+func crunPage(verdicts map[string]map[string]Verdict) []byte {
+	var b bytes.Buffer
+	b.WriteString("# powerd-oci under crun's own tests\n\nThe Python tests of Debian's crun source package, but those of checkpoints, run in the testbed\non " +
+		time.Now().Format(time.DateOnly) + " with crun and with powerd-oci; the tests are downloaded, and no part of powerd.\n`make conformance` made this page.\n\n| test | powerd-oci | crun | |\n|---|---|---|---|\n")
+	count := map[string]int{}
+	names := slices.Sorted(maps.Keys(verdicts["crun"]))
+	for _, name := range names {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", name, verdicts["powerd-oci"][name], verdicts["crun"][name], crunsOwn[name])
+		for rt := range verdicts {
+			if verdicts[rt][name] == Pass {
+				count[rt]++
+			}
+		}
+	}
+	fmt.Fprintf(&b, "| passed, of %d | %d | %d | |\n", len(names), count["powerd-oci"], count["crun"])
+	return b.Bytes()
 }
 
 // crunJudge reads the TAP of test files, each after a line with its name.

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs the Debian packages of the testbed, and the browser that opens the bench report
-# in a test, when root; otherwise says which.
+# Installs the Debian packages of the testbed, the compiler of crun's tests, and the browser
+# that opens the bench report in a test, when root; otherwise says which.
 set -eu
-packages="qemu-system-x86 acpica-tools busybox-static mmdebstrap e2fsprogs kmod chromium"
+packages="qemu-system-x86 acpica-tools busybox-static mmdebstrap e2fsprogs kmod xz-utils gcc libc6-dev chromium"
 
 missing=
 for p in $packages; do

@@ -104,7 +104,7 @@ func (d *Daemon) Snapshot() *Snapshot { return d.published.Load() }
 func (d *Daemon) Run(ctx context.Context, published func(*Snapshot)) {
 	ticker := time.NewTicker(d.config.Interval)
 	defer ticker.Stop()
-	d.Look(time.Now())
+	d.begin(time.Now)
 	for {
 		select {
 		case <-ctx.Done():
@@ -198,4 +198,16 @@ func (d *Daemon) Look(now time.Time) {
 	seen := d.observe(now)
 	d.model = d.model.learn(d.last, seen)
 	d.last = seen
+}
+
+// begin looks until a look is quick beside the interval, or has been tried three times. The
+// first finds out all about the machine, and what it reads last is long after its time:
+// load and energy until the next one would not be of the same time.
+func (d *Daemon) begin(clock func() time.Time) {
+	for range 3 {
+		began := clock()
+		if d.Look(began); clock().Sub(began) < d.config.Interval/10 {
+			return
+		}
+	}
 }

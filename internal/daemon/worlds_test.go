@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"math"
 	"path"
 	"slices"
 	"strings"
@@ -201,11 +202,14 @@ type scenario struct {
 var scenarios = []scenario{
 	{"batch runs at the critical frequency, the rest sleeps", []load{{"powerd/batch-a", endless}}, 0, func(t *testing.T, w world, s *Snapshot) {
 		cpus := placed(t, w, "powerd/batch-a")
-		if cpus.Len() > 2 || !cpus.SubsetOf(cpuset.Range(0, 1)) && !cpus.SubsetOf(cpuset.Range(2, 3)) {
-			t.Errorf("batch-a is on %q, want it in one cluster", cpus)
+		band := s.Plan.Bands[int(cpus.Min())/2]
+		// 0.7 cores are its limit; what no class names may run beside it. Which clock is
+		// critical depends on what the meter says, and so does how many cores that takes.
+		most := int(math.Ceil((0.7 + 0.2) / 0.8 * float64(3000*units.MHz) / float64(band.Ceiling)))
+		if n := cpus.Len(); n > most || n <= 2 && !cpus.SubsetOf(cpuset.Range(0, 1)) && !cpus.SubsetOf(cpuset.Range(2, 3)) {
+			t.Errorf("batch-a is on %q, want at most %d cpus at %v, and two in one cluster", cpus, most, band.Ceiling)
 		}
 		dom := int(cpus.Min()) / 2
-		band := s.Plan.Bands[dom]
 		if i, j := oppOf(t, band.Ceiling), oppOf(t, w.critical()); i < j-1 || i > j+1 {
 			t.Errorf("the ceiling is %v, the true critical frequency %v", band.Ceiling, w.critical())
 		}
@@ -302,8 +306,8 @@ func (s scenario) play(t *testing.T, w world, config configs.Config) {
 	d := New(o)
 	const interval = 600 * time.Millisecond
 	w.advance(interval)
+	d.begin(w.now)
 	began := w.energy(t)
-	d.Look(w.now())
 	var snap *Snapshot
 	for range 14 {
 		w.advance(interval)

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"gonum.org/v1/gonum/mat"
+
+	"github.com/powerd/powerd/internal/units"
 )
 
 // A solution is the least if no parameter that may still move would improve it: the
@@ -149,6 +151,23 @@ func TestUndisturbed(t *testing.T) {
 		m := undisturbed(c.points)
 		if math.Abs(m.value-c.value) > 1e-9 || m.err < c.least || m.err > c.most {
 			t.Errorf("%s: %+v, want %g and an error in %g..%g", c.name, m, c.value, c.least, c.most)
+		}
+	}
+}
+
+// A clock that seems slower than a slower one was disturbed, in every point of it: how far
+// is its error.
+func TestSpeedsAscend(t *testing.T) {
+	r := &reading{m: &Machine{Kinds: []Kind{{}}}, speed: make([]map[units.Frequency]measure, 1), out: &Result{}}
+	for f, rate := range map[units.Frequency]float64{1000: 50, 1500: 74, 1800: 53, 2000: 100} {
+		for range 2 {
+			r.obs = append(r.obs, Observation{Clock: f, Workers: 1, Rate: rate, RateError: 0.2})
+		}
+	}
+	r.speeds(0)
+	for f, want := range map[units.Frequency][2]float64{1000: {0.5, 0.003}, 1500: {0.74, 0.003}, 1800: {0.53, 0.22}, 2000: {1, 0}} {
+		if s := r.speed[0][f]; math.Abs(s.value-want[0]) > 1e-9 || s.err > want[1] || s.err < 0.9*want[1]-0.003 {
+			t.Errorf("%v: %+v, want %v", f, s, want)
 		}
 	}
 }

@@ -427,10 +427,17 @@ func (r *reading) speeds(at int) {
 	}
 	cpus := &r.m.Kinds[at].CPUs
 	top := rates[clocks[len(clocks)-1]]
+	fastest := measure{} // of the slower clocks
 	for i, f := range clocks {
 		v, ok := rates[f]
 		if !ok {
 			continue
+		}
+		// A faster clock is not slower: something else was.
+		if behind := fastest.value - v.value; behind > math.Max(3*math.Hypot(v.err, fastest.err), 0.01*fastest.value) {
+			v.err = math.Hypot(v.err, behind)
+		} else {
+			fastest = v
 		}
 		s := measure{v.value / top.value, 0}
 		if i < len(clocks)-1 {

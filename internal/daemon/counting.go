@@ -153,12 +153,13 @@ func (k *counting) choose(s *Seen, demand map[containers.ID]float64) {
 	type wish struct {
 		id    containers.ID
 		cpus  cpuset.Set
+		open  cpuset.Set // it is counted on these, which are not many more
 		worth float64
 	}
 	var wishes []wish
 	online := s.Hardware.Topology.Online
 	for _, c := range s.Containers {
-		w := wish{c.ID, c.Allowed.Intersect(online), newcomer}
+		w := wish{id: c.ID, cpus: c.Allowed.Intersect(online), worth: newcomer}
 		if c.CPUs != nil && !c.CPUs.Empty() {
 			w.cpus = c.CPUs.Intersect(online)
 		}
@@ -168,7 +169,7 @@ func (k *counting) choose(s *Seen, demand map[containers.ID]float64) {
 		if open := k.open[c.ID]; open != nil {
 			w.worth *= stays
 			if w.cpus.SubsetOf(open.cpus) && open.cpus.Len() <= 4*w.cpus.Len() {
-				w.cpus = open.cpus
+				w.open = open.cpus
 			}
 		}
 		if w.worth >= leastCounted && !w.cpus.Empty() && k.vain[c.ID] == nil {
@@ -183,7 +184,11 @@ func (k *counting) choose(s *Seen, demand map[containers.ID]float64) {
 	}
 	left, n := limit, 0
 	for ; n < len(wishes); n++ {
-		if left -= counters.Descriptors * wishes[n].cpus.Len(); left < 0 {
+		w := &wishes[n]
+		if !w.open.Empty() && counters.Descriptors*w.open.Len() <= left {
+			w.cpus = w.open
+		}
+		if left -= counters.Descriptors * w.cpus.Len(); left < 0 {
 			break
 		}
 	}

@@ -164,7 +164,6 @@ func TestCountingStays(t *testing.T) {
 	m, d := waiting(t, "", asIs, itself, 1, 1)
 	ticks(t, m, d, 3)
 	problem := func(file string, err error) { t.Errorf("%s: %v", file, err) }
-	d.counting.close()
 	d.counting.limit = counters.Descriptors * d.last.Containers[0].CPUs.Len()
 	for i, want := range []containers.ID{"powerd/w0", "powerd/w0", "powerd/w1", "powerd/w1"} {
 		demand := [][2]float64{{0.5, 0.45}, {0.5, 0.6}, {0.5, 0.8}, {0.6, 0.5}}[i]

@@ -404,10 +404,9 @@ func undisturbed(points []measure) measure {
 	points = slices.SortedFunc(slices.Values(points), func(a, b measure) int { return cmp.Compare(b.value, a.value) })
 	m := points[0]
 	for i, p := range points[1:] {
-		apart := m.value - p.value
-		if apart > math.Max(3*math.Hypot(m.err, p.err), 0.01*m.value) {
+		if p.slower(m) {
 			if i == 0 {
-				m.err = math.Hypot(m.err, apart)
+				m.err = math.Hypot(m.err, m.value-p.value)
 			}
 			break
 		}
@@ -415,6 +414,11 @@ func undisturbed(points []measure) measure {
 		m = measure{(w*m.value + v*p.value) / (w + v), math.Sqrt(1 / (w + v))}
 	}
 	return m
+}
+
+// slower reports whether a rate is below another by more than their scatter.
+func (m measure) slower(than measure) bool {
+	return than.value-m.value > math.Max(3*math.Hypot(m.err, than.err), 0.01*than.value)
 }
 
 // speeds reports how fast each clock computes, against the fastest.
@@ -434,8 +438,8 @@ func (r *reading) speeds(at int) {
 			continue
 		}
 		// A faster clock is not slower: something else was.
-		if behind := fastest.value - v.value; behind > math.Max(3*math.Hypot(v.err, fastest.err), 0.01*fastest.value) {
-			v.err = math.Hypot(v.err, behind)
+		if v.slower(fastest) {
+			v.err = math.Hypot(v.err, fastest.value-v.value)
 		} else {
 			fastest = v
 		}

@@ -137,13 +137,7 @@ func TestValidation(t *testing.T) {
 	if *update {
 		runtimes = []string{"runc", "crun", "powerd-oci"}
 	} else {
-		data, err := os.ReadFile(verdictsFile)
-		if err == nil {
-			err = json.Unmarshal(data, &verdicts)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		verdicts = kept(t, verdictsFile)
 	}
 	for _, rt := range runtimes {
 		verdicts[rt] = map[string]Verdict{}
@@ -175,6 +169,19 @@ func TestValidation(t *testing.T) {
 	if *update {
 		write(t, n, names, verdicts)
 	}
+}
+
+// kept reads verdicts that are kept in a file, by runtime and program.
+func kept(t *testing.T, file string) (verdicts map[string]map[string]Verdict) {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(data, &verdicts)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return verdicts
 }
 
 // write keeps the verdicts, and makes the table of the documentation.

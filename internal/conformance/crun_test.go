@@ -129,13 +129,7 @@ func TestCrun(t *testing.T) {
 	if *update {
 		runtimes["crun"] = "/usr/bin/crun"
 	} else {
-		data, err := os.ReadFile(crunVerdicts)
-		if err == nil {
-			err = json.Unmarshal(data, &verdicts)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		verdicts = kept(t, crunVerdicts)
 	}
 	said := ""
 	for _, name := range slices.Sorted(maps.Keys(runtimes)) {

@@ -14,7 +14,6 @@ import (
 	"github.com/powerd/powerd/internal/cpuset"
 	"github.com/powerd/powerd/internal/energy"
 	"github.com/powerd/powerd/internal/sim"
-	"github.com/powerd/powerd/internal/sysfs"
 	"github.com/powerd/powerd/internal/units"
 	"github.com/powerd/powerd/placement"
 )
@@ -49,12 +48,7 @@ func waiting(t *testing.T, config string, change func(*sim.Config), source func(
 		t.Fatal(err)
 	}
 	g := &gate{FS: m, t: t}
-	j, err := sysfs.OpenJournal(t.TempDir(), g, "/", "boot")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { j.Close() })
-	g.journal = j
+	j := g.open()
 	p := energy.Platform{Name: "steps", Curve: cluster.Curve, Idle: c1c6}
 	d := New(Options{FS: g, Label: "sim", Journal: j, Config: parsed, Platform: &p, Counters: source(m)})
 	d.Look(m.Now())

@@ -35,6 +35,18 @@ type gate struct {
 	notes map[string]map[string]string
 }
 
+// open opens a journal of what is written through the gate.
+func (g *gate) open() *sysfs.Journal {
+	g.t.Helper()
+	j, err := sysfs.OpenJournal(g.t.TempDir(), g, "/", "boot")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { j.Close() })
+	g.journal = j
+	return j
+}
+
 func (g *gate) Attribute(name, attribute string) ([]byte, error) {
 	return []byte(g.notes[path.Base(name)][attribute]), nil
 }
@@ -136,12 +148,7 @@ func govern(t testing.TB, c sim.Config, config configs.Config) (*sim.Machine, *g
 	}
 	first := knobs(m)
 	g := &gate{FS: m, t: t}
-	j, err := sysfs.OpenJournal(t.TempDir(), g, "/", "boot")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { j.Close() })
-	g.journal = j
+	j := g.open()
 	return m, g, New(Options{FS: g, Label: "sim", Journal: j, Config: config, Counters: m}), first
 }
 

@@ -7,7 +7,6 @@ import (
 
 	"github.com/powerd/powerd/configs"
 	"github.com/powerd/powerd/internal/sim"
-	"github.com/powerd/powerd/internal/sysfs"
 	"github.com/powerd/powerd/internal/units"
 )
 
@@ -29,12 +28,7 @@ func noting(t *testing.T, notes map[string]map[string]string, yaml string, cgrou
 		t.Fatal(err)
 	}
 	g := &gate{FS: m, t: t, notes: notes}
-	j, err := sysfs.OpenJournal(t.TempDir(), g, "/", "boot")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { j.Close() })
-	g.journal = j
+	j := g.open()
 	d := New(Options{FS: g, Label: "sim", Journal: j, Config: config})
 	d.Look(m.Now())
 	return m, d

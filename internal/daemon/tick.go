@@ -1,6 +1,10 @@
 package daemon
 
-import "time"
+import (
+	"time"
+
+	"github.com/powerd/powerd/placement"
+)
 
 // Tick is the whole product: one look at the machine, one decision, one apply.
 // It must be called from one goroutine.
@@ -10,9 +14,7 @@ func (d *Daemon) Tick(now time.Time) *Snapshot {
 
 	d.model = d.model.learn(d.last, seen) // a new value each time
 
-	input := d.probing.hide(d.model.input(d.config, seen, d.limits), d.lastPlan, seen.Hardware, d.ticks)
-	plan := d.decide(input)                                                    // pure; not asked again while the input stands
-	plan = d.probing.look(plan, input, seen.Hardware, d.model.bounds, d.ticks) // now and then at another clock
+	plan := d.plan(seen) // one decision
 
 	d.forget(d.last, seen) // cgroups that are gone
 	changes := d.difference(plan, seen)
@@ -36,7 +38,12 @@ func (d *Daemon) PlaceNow(now time.Time) {
 	defer func() { d.between = false }()
 	clear(d.observer.files) // a newcomer may have an old one's name
 	seen := d.observe(now)
+	d.apply(d.difference(d.plan(seen), seen)) // what failed the next tick tries and tells
+}
+
+// plan is what is to be done about what was seen.
+func (d *Daemon) plan(seen *Seen) *placement.Plan {
 	input := d.probing.hide(d.model.input(d.config, seen, d.limits), d.lastPlan, seen.Hardware, d.ticks)
-	plan := d.probing.look(d.decide(input), input, seen.Hardware, d.model.bounds, d.ticks)
-	d.apply(d.difference(plan, seen)) // what failed the next tick tries and tells
+	plan := d.decide(input)                                                    // pure; not asked again while the input stands
+	return d.probing.look(plan, input, seen.Hardware, d.model.bounds, d.ticks) // now and then at another clock
 }

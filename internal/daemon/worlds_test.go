@@ -293,12 +293,7 @@ func (s scenario) play(t *testing.T, w world, config configs.Config) {
 	}
 	first := tunables(t, w)
 	g := &gate{FS: w, t: t}
-	j, err := sysfs.OpenJournal(t.TempDir(), g, "/", "boot")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer j.Close()
-	g.journal = j
+	j := g.open()
 	o := Options{FS: g, Label: s.name, Journal: j, Config: config}
 	if s.shared > 0 {
 		o.Platform = platformOf(sim.Cluster{Cores: 2, Shared: s.shared})

@@ -200,13 +200,6 @@ func (m *Machine) largestIdle(may mask, least float64) (best *cpu) {
 func (m *Machine) pull(t *task, to *cpu) {
 	from := t.cpu
 	m.leave(t)
-	m.run(t, to)
-	if to.state >= 0 && !to.pending {
-		m.wake(to)
-	}
-	m.touch(to)
-	if len(from.runnable) == 0 && !m.steal(from) {
-		m.sleep(from)
-	}
-	m.touch(from)
+	m.start(t, to)
+	m.vacated(from)
 }

@@ -317,7 +317,7 @@ func (m *Machine) cpuFiles(p *cpu) {
 	while("cache/index3/level", fixed(3))
 	while("cache/index3/type", fixed("Unified"))
 	while("cache/index3/shared_cpu_list", ids(p.island.cpus))
-	if m.hybrid() {
+	if m.hybrid {
 		m.add(dir+"/cpu_capacity", fixed(int(p.capacity*1024+0.5)), nil)
 	}
 	m.add(dir+"/power/pm_qos_resume_latency_us", func() string { return p.bound }, func(s string) error {
@@ -363,15 +363,6 @@ func (m *Machine) cpuFiles(p *cpu) {
 			return nil
 		})
 	}
-}
-
-func (m *Machine) hybrid() bool {
-	for _, p := range m.cpus {
-		if p.capacity != m.cpus[0].capacity {
-			return true
-		}
-	}
-	return false
 }
 
 func (m *Machine) packageOf(p *cpu) int {

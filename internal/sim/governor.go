@@ -70,7 +70,7 @@ func (m *Machine) govern(d *domain) {
 	d.warm = util > 0.01
 	d.lastAt = m.now
 	m.choose(d, load, util)
-	if m.kinds {
+	if m.hybrid {
 		m.tick(d)
 	}
 }

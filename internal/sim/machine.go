@@ -50,8 +50,8 @@ type Machine struct {
 	nextSecond time.Duration
 	meter      meter
 	counters   []*counter
-	// kinds says that cores differ in capacity.
-	kinds bool
+	// hybrid says that cores differ in capacity.
+	hybrid bool
 	// instructions are those of a nanosecond of work.
 	instructions float64
 }
@@ -246,7 +246,7 @@ func New(c Config) (*Machine, error) {
 		}
 	}
 	for _, p := range m.cpus {
-		m.kinds = m.kinds || p.capacity != m.cpus[0].capacity
+		m.hybrid = m.hybrid || p.capacity != m.cpus[0].capacity
 	}
 	for _, d := range m.domains {
 		m.instructions = max(m.instructions, float64(d.frequency(len(d.curve.OPPs)-1))/1e6)
@@ -294,7 +294,7 @@ func (m *Machine) Start(w Workload) error {
 	}
 	for i := range max(1, w.Threads) {
 		t := &task{id: len(m.tasks), w: w, group: g, began: m.now, endless: w.endless(), timer: w.timer(), jobs: w.Stream(m.seed, m.now, i), due: never}
-		if m.kinds {
+		if m.hybrid {
 			t.util = &average{at: m.now}
 		}
 		m.tasks = append(m.tasks, t)

@@ -112,18 +112,23 @@ func (m *Machine) enqueue(t *task) {
 		return
 	}
 	if p := m.choice(t); p != nil {
-		m.run(t, p)
-		if p.state >= 0 && !p.pending {
-			m.wake(p)
-		}
-		m.touch(p)
+		m.start(t, p)
 	}
+}
+
+// start has a cpu run a task, and wakes it for that.
+func (m *Machine) start(t *task, p *cpu) {
+	m.run(t, p)
+	if p.state >= 0 && !p.pending {
+		m.wake(p)
+	}
+	m.touch(p)
 }
 
 // choice is the best cpu for a task that begins to run.
 func (m *Machine) choice(t *task) *cpu {
 	may := t.group.mask
-	if m.kinds && t.last != nil {
+	if m.hybrid && t.last != nil {
 		if m.frugal() {
 			if p := m.cheapest(t); p != nil && p.online {
 				return p
@@ -235,6 +240,11 @@ func (m *Machine) leave(t *task) {
 func (m *Machine) dequeue(t *task) {
 	p := t.cpu
 	m.leave(t)
+	m.vacated(p)
+}
+
+// vacated has a cpu that a task has left go on.
+func (m *Machine) vacated(p *cpu) {
 	if len(p.runnable) == 0 && !m.steal(p) {
 		m.sleep(p)
 	}
@@ -245,7 +255,7 @@ func (m *Machine) dequeue(t *task) {
 //
 // Where work is placed by energy nothing is pulled: find_busiest_group.
 func (m *Machine) steal(p *cpu) bool {
-	if !p.online || m.kinds && m.frugal() {
+	if !p.online || m.hybrid && m.frugal() {
 		return false
 	}
 	var from *cpu
